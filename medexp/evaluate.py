@@ -23,7 +23,7 @@ from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as data_loading
 from medexp.data import mixture
-from medexp.data.cases import compute_digest
+from medexp.data.cases import MEASURED_COLUMNS, compute_digest
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import RunError
@@ -31,7 +31,7 @@ from medexp.evaluation import benchmarks, evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.benchmark_questions import ChoiceQuestion, parse_questions
 from medexp.evaluation.evaluator import Evaluator
-from medexp.evaluation.record import Record
+from medexp.evaluation.record import BenchmarkGrades, Record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend
 from medexp.models.memory_guard import memory_phase
@@ -64,6 +64,7 @@ def evaluate(
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
         continues it.
     """
+    evaluator.check_primary(config.evaluation)
     began = time.perf_counter()
     if options.rescore:
         record, found = _rescored(config, subject, console)
@@ -157,22 +158,36 @@ def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> 
         (job.generate_answers(base=True), job.generate_answers(base=False)),
         (losses_before, losses_after),
     )
-    if not questions and not job.config.evaluation.benchmarks:
-        return record
+    return replace(record, benchmarks=_ask_benchmarks(job, questions))
+
+
+def _ask_benchmarks(
+    job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]
+) -> dict[str, BenchmarkGrades]:
+    """Return the grades by likelihood, and by reasoned answers where those are asked for."""
+    evaluation, grades = job.config.evaluation, {}
+    if evaluation.benchmark_reasoning:
+        grades = job.answer_benchmarks(questions)
+        if not benchmarks.is_installed():
+            job.console.info(
+                "lm-eval is not installed, so benchmarks are answered with reasoning alone", NOTE
+            )
+            return grades
+    if not questions and not evaluation.benchmarks:
+        return grades
     with (
         job.console.status("asking the benchmarks, base and tuned"),
         memory_phase(Phase.evaluation, "asking the benchmarks", job.meter),
     ):
-        return replace(
-            record,
-            benchmarks=benchmarks.grade_benchmarks(job.model, job.config.evaluation, questions),
-        )
+        return benchmarks.grade_benchmarks(job.model, evaluation, questions) | grades
 
 
 def _point_out_other_cases(subject: FinishedRun, sides: Split, console: Console) -> None:
     if subject.kept is not None and subject.kept.held_out not in (
         None,
         compute_digest(sides.held_out),
+        # Runs from before the shipped cases had these columns.
+        compute_digest(sides.held_out, MEASURED_COLUMNS),
     ):
         console.info(
             "these held-out cases are not those of the run: some of them may have been trained on",
@@ -187,7 +202,7 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
         for name, file in vars(evaluation.benchmark_files).items()
         if file is not None
     }
-    if evaluation.benchmarks or files:
+    if evaluation.benchmarks or (files and not evaluation.benchmark_reasoning):
         benchmarks.check_installed()
     return {
         benchmark: parse_questions(

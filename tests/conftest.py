@@ -118,6 +118,8 @@ def dataset() -> Callable[..., Dataset]:
             "held_out_from": None,
             "group_by": None,
             "held_out": 1,
+            "validation": 0,
+            "stratify_by": [],
             "max_cases": None,
             "split_seed": 3407,
         }

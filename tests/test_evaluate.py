@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ import torch
 from helpers.commands import Doors, change_one_weight, command, invoke
 from omegaconf import OmegaConf
 
+from medexp import evaluate as evaluate_module
 from medexp.cli.composition import extract_options
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import Benchmark
+from medexp.data.cases import Case, compute_digest
+from medexp.data.split import Split
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import evaluate
 from medexp.evaluation import generation
@@ -182,6 +186,18 @@ def test_other_held_out_cases_than_the_run_s_are_pointed_out(
     assert "not those of the run" not in capsys.readouterr().err
     finished.evaluate(finished.result.run_id, "evaluation.answers=0", "dataset.split_seed=7")
     assert "not those of the run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_cases_of_a_run_from_before_they_had_statements_are_still_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stored = compute_digest([Case("Fever?", "Think.", "Rest.", {"condition": "flu"})])
+    subject = SimpleNamespace(kept=SimpleNamespace(held_out=stored))
+    for extra, is_named in (({"must_say": "flu"}, False), ({"ward": "4"}, True)):
+        case = Case("Fever?", "Think.", "Rest.", {"condition": "flu"} | extra)
+        evaluate_module._point_out_other_cases(subject, Split((), (case,), 1, 0), Console())
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("not those of the run" in said) is is_named
 
 
 def test_answers_made_before_a_stop_are_not_made_again(

@@ -67,7 +67,7 @@ class Conversation:
             try:
                 line = read("follow-up> " if self.case else "question> ").strip()
             except KeyboardInterrupt:
-                self._say("Ctrl-D or /quit ends the conversation")
+                self._print_note("Ctrl-D or /quit ends the conversation")
                 continue
             except EOFError:
                 return
@@ -84,22 +84,24 @@ class Conversation:
             else:
                 self._ask(line)
         except KeyboardInterrupt:
-            self._say("stopped at once; that answer is not kept")
+            self._print_note("stopped at once; that answer is not kept")
         except MedexpError as error:
-            self._say(str(error))
+            self._print_note(str(error))
 
     def _command(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         commands: dict[str, Callable[[str], None]] = {
-            "/help": self._help,
+            "/help": self._print_help,
             "/compare": self._compare,
-            "/reasoning": self._reasoning,
+            "/reasoning": self._show_reasoning,
             "/reset": self._reset,
             "/save": self._save,
         }
         if word not in commands:
             known = [*commands, "/quit"]
-            self._say(f"{word} is not a command; there are {listing(known)}{nearest(word, known)}")
+            self._print_note(
+                f"{word} is not a command; there are {listing(known)}{nearest(word, known)}"
+            )
         else:
             commands[word](rest.strip())
 
@@ -117,7 +119,7 @@ class Conversation:
 
     def _compare(self, _rest: str) -> None:
         if not self.turns:
-            self._say("nothing has been asked yet")
+            self._print_note("nothing has been asked yet")
             return
         tuned = self.turns[-1][-1]
         if len(self.turns[-1]) == 1:
@@ -135,36 +137,38 @@ class Conversation:
         )
         self.console.result(NOT_FOR_CLINICAL_USE, style="italic")
 
-    def _reasoning(self, rest: str) -> None:
+    def _show_reasoning(self, rest: str) -> None:
         if rest in {choice.value for choice in Reasoning}:
             self.with_reasoning = rest == Reasoning.show.value
-            self._say(f"reasoning is {'shown' if self.with_reasoning else 'hidden'} from now on")
+            self._print_note(
+                f"reasoning is {'shown' if self.with_reasoning else 'hidden'} from now on"
+            )
         elif rest:
-            self._say("write /reasoning, /reasoning show, or /reasoning hide")
+            self._print_note("write /reasoning, /reasoning show, or /reasoning hide")
         elif not self.turns or not self.turns[-1][-1].reasoning:
-            self._say("there is no reasoning to show")
+            self._print_note("there is no reasoning to show")
         else:
             self.console.results.print(self.turns[-1][-1].reasoning, style="dim", markup=False)
 
     def _reset(self, _rest: str) -> None:
         self.case.clear()
-        self._say("the next question stands alone")
+        self._print_note("the next question stands alone")
 
     def _save(self, rest: str) -> None:
         file = (self.launch_dir / expand_home(rest)) if rest else Path()
         writers = {".md": self._document, ".json": self._json}
         if file.suffix not in writers:
-            self._say(f"write /save FILE, where FILE ends in {listing(writers)}")
+            self._print_note(f"write /save FILE, where FILE ends in {listing(writers)}")
             return
         try:
             with file.open("x", encoding="utf-8") as stream:
                 stream.write(writers[file.suffix]())
         except FileExistsError:
-            self._say(f"{rest} is there already and is left alone; give another name")
+            self._print_note(f"{rest} is there already and is left alone; give another name")
         except OSError as error:
-            self._say(f"{rest} cannot be written ({error.strerror})")
+            self._print_note(f"{rest} cannot be written ({error.strerror})")
         else:
-            self._say(
+            self._print_note(
                 f"{len(self.turns)} question{'s' if len(self.turns) != 1 else ''} saved to {rest}"
             )
 
@@ -175,10 +179,10 @@ class Conversation:
         turns = [[self.responder.as_json(reply) for reply in replies] for replies in self.turns]
         return json.dumps(turns, ensure_ascii=False, indent=2) + "\n"
 
-    def _say(self, text: str) -> None:
+    def _print_note(self, text: str) -> None:
         self.console.log.print(text, style="yellow", markup=False)
 
-    def _help(self, _rest: str) -> None:
+    def _print_help(self, _rest: str) -> None:
         for command, description in HELP.items():
             self.console.result(f"  {command:12} {description}")
         self.console.result(f"  {KEYS}")

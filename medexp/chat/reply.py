@@ -172,7 +172,7 @@ def describe_end(reply: Reply, max_new_tokens: int) -> str:
 
 
 def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]:
-    """Return `reply` as JSON values; "sections" maps those of the four that it has to their items."""
+    """Return `reply` as JSON values; "sections" maps the sections that it has to their items."""
     items: dict[str, list[str]] = {}
     for section in sections(reply.text):
         items.setdefault(section.name, []).extend(section.items)

@@ -20,6 +20,7 @@ from medexp.comparison.contrasts import (
 from medexp.config.flatten import find_differing_settings
 from medexp.evaluation.paired_stats import PairedComparison
 from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
+from medexp.evaluation.verdicts import Role
 
 # Stands among the settings where runs were trained on other cases.
 TRAINING_DATA = "training data"
@@ -117,9 +118,19 @@ class RunComparison:
 
     @cached_property
     def num_comparisons(self) -> int:
-        """How many contrasts could be taken: what every p is corrected for."""
+        """How many contrasts could be taken."""
         contrasts = [contrast for other in self.against_reference for contrast in other.contrasts]
         return sum(contrast.comparison is not None for contrast in contrasts)
+
+    @cached_property
+    def primary_contrasts(self) -> tuple[Contrast, ...]:
+        """The contrasts in primary measures that could be taken: p is corrected for these."""
+        return tuple(
+            contrast
+            for other in self.against_reference
+            for contrast in other.contrasts
+            if contrast.comparison is not None and contrast.role is Role.primary
+        )
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -282,4 +293,5 @@ def _comparison_as_dict(comparison: PairedComparison) -> dict[str, object]:
         "high": comparison.high,
         "p": comparison.p_value,
         "pairs": comparison.pairs,
+        "groups": comparison.groups,
     }

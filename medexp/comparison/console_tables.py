@@ -4,6 +4,7 @@ from medexp.comparison import tables
 from medexp.comparison.comparison import ComparedRun, RunComparison, find_answers
 from medexp.comparison.contrasts import AnsweredQuestion
 from medexp.reports import summary
+from medexp.reports.console_tables import TONE_STYLES
 from medexp.system.console import NOTE, Console
 
 # An answer needs so many columns of the terminal beside others.
@@ -30,6 +31,8 @@ def print_comparison(console: Console, comparison: RunComparison, num_questions:
         )
     for caveat in tables.caveats(comparison):
         console.result(caveat, NOTE)
+    for label, name, text, tone in tables.build_leading_rows(comparison):
+        console.result(f"{label} {name:<9}{text}", style=TONE_STYLES[tone])
     _print_measures(console, comparison)
     if cost_rows := tables.build_cost_rows(comparison):
         console.table("What they took", ("", *labels), cost_rows)

@@ -10,9 +10,18 @@ contrast says why.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medexp.evaluation.paired_stats import LEVEL, PairedComparison, adjust_holm, compare_pairs
+from medexp.evaluation.paired_stats import PairedComparison, compare_pairs
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.evaluation.scorecard import LOSS_PARTS, Measure, Scorecard
+from medexp.evaluation.scorecard import LOSS_PARTS, Measure, Scorecard, find_role
+from medexp.evaluation.verdicts import (
+    IMPROVED,
+    WORSE,
+    MeasuredChange,
+    Role,
+    Verdict,
+    describe_direction,
+    give_verdicts,
+)
 
 _JUDGE = "judge"
 _BENCHMARK = "benchmark_"
@@ -29,39 +38,53 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A measure of a run minus that of the reference, over the cases both have; `adjusted_p` is
-    corrected for all comparisons.
+    """A measure of a run minus that of the reference, over the cases both have.
+
+    `judged` is the verdict over the primary and harm measures of all runs together; a measure
+    without one is described.
     """
 
     measure: Measure
     comparison: PairedComparison | None = None
-    adjusted_p: float = 1.0
+    judged: Verdict | None = None
     missing: str = ""
 
     @property
+    def role(self) -> Role:
+        """Primary, harm or description."""
+        return self.judged.role if self.judged is not None else Role.description
+
+    @property
+    def adjusted_p(self) -> float | None:
+        """The p of a verdict: corrected for the other primary measures, or one-sided for harm."""
+        return self.judged.adjusted_p if self.judged is not None else None
+
+    @property
     def is_detected(self) -> bool:
-        """Whether it holds beside all other comparisons: interval without zero, and the adjusted p
-        below 0.05.
-        """
-        return self.is_hinted and self.adjusted_p < 1 - LEVEL
+        """Whether a difference is called: in a primary measure beside all others, or harm."""
+        return self.judged is not None and self.judged.word in (IMPROVED, WORSE)
 
     @property
     def is_hinted(self) -> bool:
-        """Whether it would hold if it were the only comparison."""
-        return self.comparison is not None and self.comparison.is_detected
+        """Whether it is called, or would be if this primary measure were the only one."""
+        is_alone = self.comparison is not None and self.comparison.is_detected
+        return self.is_detected or (self.role is Role.primary and is_alone)
 
     @property
     def verdict(self) -> str:
-        """better, worse or differs; maybe before it where it holds only alone; none detected; not
-        compared.
+        """Return better or worse, maybe before it where a primary measure holds only alone, none
+        detected, or too few groups; higher, lower or same of a description; or not compared.
         """
         if self.comparison is None:
             return "not compared"
+        if self.role is Role.description:
+            return describe_direction(self.comparison.change)
         if not self.is_hinted:
             return self.comparison.verdict_without_change("none detected")
+        if self.is_detected and self.judged is not None:
+            return "better" if self.judged.word == IMPROVED else "worse"
         gain = self.measure.better * self.comparison.change
-        direction = "better" if gain > 0 else "worse" if gain < 0 else "differs"
-        return direction if self.is_detected else f"maybe {direction}"
+        return "maybe better" if gain > 0 else "maybe worse"
 
 
 @dataclass(frozen=True)
@@ -92,8 +115,10 @@ class AnsweredQuestion:
 def contrast_runs(
     reference: EvaluatedRun, others: Sequence[EvaluatedRun | None]
 ) -> list[tuple[Contrast, ...]]:
-    """Return for every run of `others` a contrast to `reference` in each measure; p is adjusted for
-    all of them together (Holm).
+    """Return for every run of `others` a contrast to `reference` in each measure.
+
+    The primary measures are those that the reference named; p is adjusted for all of them in all
+    runs together (Holm).
     """
     measures = {
         result.measure.key: result.measure
@@ -105,14 +130,19 @@ def contrast_runs(
         [_contrast_measure(reference, run, measure) for measure in measures.values()] if run else []
         for run in others
     ]
-    comparisons = [contrast.comparison for row in rows for contrast in row if contrast.comparison]
-    adjusted = iter(adjust_holm([comparison.p_value for comparison in comparisons]))
+    changes = {
+        (place, contrast.measure.key): change
+        for place, row in enumerate(rows)
+        for contrast, change in row
+        if change is not None
+    }
+    verdicts = give_verdicts(changes)
     return [
         tuple(
-            replace(contrast, adjusted_p=next(adjusted)) if contrast.comparison else contrast
-            for contrast in row
+            replace(contrast, judged=verdicts.get((place, contrast.measure.key)))
+            for contrast, _ in row
         )
-        for row in rows
+        for place, row in enumerate(rows)
     ]
 
 
@@ -169,15 +199,30 @@ def values_by_case(
     return {case: (value, 1.0) for case, value in values.items()}
 
 
-def _contrast_measure(reference: EvaluatedRun, run: EvaluatedRun, measure: Measure) -> Contrast:
+def _contrast_measure(
+    reference: EvaluatedRun, run: EvaluatedRun, measure: Measure
+) -> tuple[Contrast, MeasuredChange | None]:
+    """Return the contrast without its verdict, and what the verdict is given on."""
     have_digests = _have_digests(reference, run)
     theirs = values_by_case(reference, measure.key, have_digests)
     ours = values_by_case(run, measure.key, have_digests)
     shared = [case for case in theirs if case in ours]
     if not shared:
-        return Contrast(measure, missing=_explain_missing(measure, theirs, ours, (reference, run)))
-    values = [theirs[case][0] for case in shared], [ours[case][0] for case in shared]
-    return Contrast(measure, compare_pairs(*values, [theirs[case][1] for case in shared]))
+        reason = _explain_missing(measure, theirs, ours, (reference, run))
+        return Contrast(measure, missing=reason), None
+    before, after = [theirs[case][0] for case in shared], [ours[case][0] for case in shared]
+    weights = [theirs[case][1] for case in shared]
+    groups = _name_groups(reference.record, shared)
+    comparison = compare_pairs(before, after, weights, groups=groups)
+    role = find_role(measure.key, reference.scorecard.primary)
+    change = MeasuredChange(role, measure.better, comparison, before, after)
+    return Contrast(measure, comparison), change
+
+
+def _name_groups(record: Record, cases: Sequence[str]) -> list[str]:
+    """Return the group of every case of `values_by_case`, whose names begin with their digest."""
+    groups = record.group_of_digest()
+    return [groups.get(case.partition(" ")[0].rstrip(":"), case) for case in cases]
 
 
 def _explain_missing(

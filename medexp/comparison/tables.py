@@ -9,7 +9,8 @@ from medexp.comparison.comparison import (
     RunComparison,
     find_measure_result,
 )
-from medexp.evaluation.paired_stats import min_pairs_needed
+from medexp.evaluation.leading_lines import Tone, make_leading_lines
+from medexp.evaluation.resampling import min_groups_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, format_duration, format_figure
 
@@ -246,8 +247,10 @@ def build_contrast_rows(
                 continue
             change = contrast.comparison
             means = f"{format_figure(change.before)} | {format_figure(change.after)}"
-            p_values = f"{change.p_value:.2g} | {contrast.adjusted_p:.2g}"
-            shown = (contrast.verdict, change.interval(), p_values, str(change.pairs))
+            adjusted = "–" if contrast.adjusted_p is None else f"{contrast.adjusted_p:.2g}"
+            p_values = f"{change.p_value:.2g} | {adjusted}"
+            sample = change.sample().removeprefix("n ")
+            shown = (contrast.verdict, change.interval(), p_values, sample)
             rows.append((title, other.run.label, means, *shown))
             title = ""
     return rows
@@ -270,48 +273,64 @@ def _has_news(comparison: RunComparison, key: str) -> bool:
     has_change = any(
         result and result.comparison and result.comparison.is_detected for result in results
     )
-    return has_change or any(contrast and contrast.is_hinted for contrast in contrasts)
+    return has_change or any(
+        contrast
+        and (contrast.is_hinted or (contrast.comparison and contrast.comparison.is_detected))
+        for contrast in contrasts
+    )
+
+
+def build_leading_rows(comparison: RunComparison) -> list[tuple[str, str, str, Tone]]:
+    """Return for every evaluated run its three lines: label, FORM, MEDICINE or HARM, text, tone."""
+    return [
+        (run.label, line.name, line.text, line.tone)
+        for run in comparison.runs
+        if run.evaluated is not None
+        for line in make_leading_lines(run.evaluated.scorecard)
+    ]
 
 
 def reading_notes(comparison: RunComparison) -> list[str]:
     """Return how the verdicts are to be read, and what so many comparisons allow."""
-    verdicts = sum(result.comparison is not None for result in comparison.measure_results())
     notes = [
-        "before -> after is each run against its own base. A verdict there stands for itself: had"
-        f" nothing changed, up to one in twenty of the {verdicts} would still claim so."
+        "before -> after is each run against its own base. Only primary measures (evaluation.primary)"
+        " and harm measures give a verdict; everything else is described."
     ]
-    if comparison.reference is not None and comparison.num_comparisons:
-        notes.append(_explain_correction(comparison.reference, comparison.num_comparisons))
-        notes += _warn_of_too_few_pairs(comparison)
+    reference = comparison.reference
+    if reference is not None and comparison.primary_contrasts:
+        notes.append(_explain_correction(reference, len(comparison.primary_contrasts)))
+        notes += _warn_of_too_few_groups(comparison)
+    elif reference is not None and comparison.num_comparisons:
+        notes.append(
+            f"{reference.label} is the reference. No primary measure is in both runs, so nothing is"
+            " called better or worse: higher and lower are descriptions."
+        )
     return notes
 
 
 def _explain_correction(reference: ComparedRun, comparisons: int) -> str:
     return (
-        f"{reference.label} is the reference. better and worse: the 95 % bootstrap interval of the"
-        " paired differences is without zero, and the sign test points the same way and holds"
-        f" after Holm's correction for all {comparisons} comparisons. maybe: it would hold if it"
-        " were the only one; a reason to look again, no finding. Intervals are not corrected. In a"
-        " loss every token counts the same, in its sign test every case. Cases are resampled,"
-        " training is not: what another seed would change is in none of this (python -m"
-        " medexp.train -m sweep=seeds)."
+        f"{reference.label} is the reference, and its primary measures are those of the page."
+        " better and worse: the BCa 95 % interval of the paired differences is without zero, and the"
+        " sign-flip test by group (condition, patient) holds after Holm's correction for all"
+        f" {comparisons} comparisons in primary measures. maybe: it would hold if it were the only"
+        " one; a reason to look again, no finding. Harm is called worse one-sided below 0.1, or where"
+        " any case is newly harmful. Intervals are not corrected. In a loss every token counts the"
+        " same. Groups are resampled, training is not: what another seed would change is in none of"
+        " this (python -m medexp.train -m sweep=seeds)."
     )
 
 
-def _warn_of_too_few_pairs(comparison: RunComparison) -> Iterator[str]:
-    """Yield a warning where a measure has too few pairs to pass unless others pass before it."""
-    fewest = min(
-        contrast.comparison.pairs
-        for other in comparison.against_reference
-        for contrast in other.contrasts
-        if contrast.comparison is not None
-    )
-    needed = min_pairs_needed(comparison.num_comparisons)
+def _warn_of_too_few_groups(comparison: RunComparison) -> Iterator[str]:
+    """Yield a warning where a primary measure has too few groups to pass unless others pass first."""
+    contrasts = comparison.primary_contrasts
+    fewest = min(contrast.comparison.groups for contrast in contrasts if contrast.comparison)
+    needed = min_groups_needed(len(contrasts))
     if fewest < needed:
         yield (
-            f"Beside {comparison.num_comparisons} comparisons a measure passes on its own with"
-            f" {needed} pairs or more; some here have {fewest}. Compare fewer runs, or answer more"
-            " questions: python -m medexp.evaluate run=ID evaluation.answers=N."
+            f"Beside {len(contrasts)} comparisons a measure passes on its own with {needed} groups"
+            f" or more; some here have {fewest}. Compare fewer runs, or answer more questions:"
+            " python -m medexp.evaluate run=ID evaluation.answers=N."
         )
 
 

@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from medexp.config.former_values import fill_former_values
 from medexp.config.schema import Dataset, MixtureSource, Source
 from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 
@@ -142,7 +143,8 @@ def _compose_option(name: str, where: str, changes: Mapping[str, Any]) -> Datase
     composed = compose(config_name=f"dataset/{name}").dataset
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Dataset), composed, dict(changes))
-        option = OmegaConf.to_object(merged)
+        filled = fill_former_values(OmegaConf.create({"dataset": merged}))
+        option = OmegaConf.to_object(filled.dataset)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}={name}: {first_line(error)}") from error
     except BadInput as error:

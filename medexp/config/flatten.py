@@ -12,15 +12,18 @@ from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 
+from medexp.config.former_values import FORMER_VALUES
 from medexp.config.schema import GROUP_NAMES, RunConfig
 
 Value = str | int | float | bool | None | list[object]
-# What `dataset.faulty` leaves out, the digest of the cases tells.
+# What `dataset.faulty` leaves out, the digest of the cases tells. Likelihoods are measured beside
+# everything else and change none of it, so what was begun without them goes on with them.
 _NOT_THE_EXPERIMENT = (
     "tracking.",
     "training.resume",
     "training.save_steps",
     "evaluation.reuse_base",
+    "evaluation.likelihoods",
     "dataset.faulty",
 )
 # Of a card, measured or published: nothing but predictions is made of them.
@@ -80,7 +83,16 @@ def extract_identity(run: RunConfig) -> dict[str, Value]:
     filled = {name: value for name, value in flatten(run).items() if is_of_identity(name)}
     project, package = Path(run.tracking.root or ".").parent, Path(__file__).parents[1]
     homes, leaves = {str(project): ".", str(package): "medexp"}, filled | run.asked
-    return {name: _relocate(value, homes) for name, value in leaves.items()}
+    return {
+        name: _relocate(value, homes)
+        for name, value in leaves.items()
+        if not _is_at_former_value(name, value)
+    }
+
+
+def _is_at_former_value(name: str, value: Value) -> bool:
+    """Is it a newer key at what medexp did before the key was there? It makes no other run then."""
+    return name in FORMER_VALUES and value == FORMER_VALUES[name]
 
 
 def _relocate(value: Value, homes: Mapping[str, str]) -> Value:
@@ -104,7 +116,10 @@ def fingerprint(run: RunConfig, data_digest: str) -> str:
 def former_fingerprint(run: RunConfig, data_digest: str) -> str:
     """The fingerprint of before 2026-11-29, which held the machine's memory, the plan and absolute
     paths: what was left unfinished then is found by it."""
-    return _digest(_extract_experiment(run), data_digest)
+    leaves = _extract_experiment(run).items()
+    return _digest(
+        {name: value for name, value in leaves if not _is_at_former_value(name, value)}, data_digest
+    )
 
 
 def _digest(leaves: Mapping[str, Value], data_digest: str) -> str:

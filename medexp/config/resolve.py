@@ -20,12 +20,14 @@ from medexp.config import dataset_sources
 from medexp.config.changes import change_values
 from medexp.config.command_options import TrainConfig
 from medexp.config.fields import config_fields
+from medexp.config.former_values import fill_former_values
 from medexp.config.model_shape import read_shape
 from medexp.config.schema import (
     GROUP_NAMES,
     Device,
     Dtype,
     Engine,
+    MeasuredCases,
     ModelShape,
     RunConfig,
 )
@@ -43,6 +45,8 @@ _OF_TRAIN = {key.name for key in fields(TrainConfig)} - {key.name for key in fie
 _MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
 # The cases inside this package, wherever it is installed.
 SHIPPED = Path(__file__).resolve().parent.parent / "data"
+# The option of the dataset group that they are.
+SHIPPED_CASES = "clinical_cases"
 
 
 def resolve(
@@ -59,7 +63,8 @@ def resolve(
     `needs_card` a run for a card that this machine has not is fine, as when it is only planned.
     Raises: ConfigError or MachineError carrying every problem found.
     """
-    config = _build_config(fill_shape(cfg, launch_dir), choices)
+    config = _build_config(fill_former_values(fill_shape(cfg, launch_dir)), choices)
+    config = _measure_on_shipped(config)
     dataset, source_problems = dataset_sources.expand_sources(config.dataset)
     if source_problems:
         raise ConfigError(source_problems)
@@ -109,6 +114,19 @@ def _build_config(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return RunConfig(**groups)
+
+
+def _measure_on_shipped(config: RunConfig) -> RunConfig:
+    """Return `config` with the shipped cases' test part to be measured on, where that is asked for
+    and no other part is named.
+    """
+    dataset = config.dataset
+    if config.evaluation.cases is not MeasuredCases.shipped or dataset.held_out_from is not None:
+        return config
+    # What is trained on the shipped cases is measured on their own test part, which is the same.
+    if dataset.name == SHIPPED_CASES:
+        return config
+    return replace(config, dataset=replace(dataset, held_out_from=SHIPPED_CASES))
 
 
 def _explain_missing_value(key: str, group: str, option: str | None) -> str:

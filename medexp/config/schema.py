@@ -111,12 +111,27 @@ class Resume(Enum):
 
 
 class Benchmark(Enum):
-    """Multiple-choice questions with one right answer, run through lm-eval."""
+    """Multiple-choice questions with one right answer, run through lm-eval.
+
+    The last two are read from local files alone. They are outside the family of medical-o1, whose
+    records descend from MedQA and MedMCQA.
+    """
 
     medqa = "medqa"
     medmcqa = "medmcqa"
     pubmedqa = "pubmedqa"
     mmlu_medical = "mmlu_medical"
+    medbullets = "medbullets"
+    medxpertqa = "medxpertqa"
+
+
+class MeasuredCases(Enum):
+    """Whose held-out cases are measured: the dataset's own, or the test part of the shipped ones,
+    whatever is trained on.
+    """
+
+    dataset = "dataset"
+    shipped = "shipped"
 
 
 class Checkpointing(Enum):
@@ -250,6 +265,8 @@ class Dataset(Source):
     mixture: list[Any] = MISSING
     held_out_from: Any = MISSING
     held_out: int = number(1)
+    validation: int = number(0)
+    stratify_by: list[str] = MISSING
     max_cases: int | None = number(2)
     split_seed: int = number(0)
     overlong: Overlong = MISSING
@@ -290,6 +307,8 @@ class Training(Group):
     seed: int = number(0)
     save_steps: int = number(1)
     resume: Resume = MISSING
+    keep_best: bool = MISSING
+    early_stopping_patience: int | None = number(1)
 
     @property
     def cases_a_step(self) -> int:
@@ -306,6 +325,8 @@ class BenchmarkFiles(Group):
     medmcqa: str | None = MISSING
     pubmedqa: str | None = MISSING
     mmlu_medical: str | None = MISSING
+    medbullets: str | None = MISSING
+    medxpertqa: str | None = MISSING
 
 
 @dataclass
@@ -320,8 +341,9 @@ class Judge(Group):
 
 @dataclass
 class Evaluation(Group):
-    """Held-out loss at one fixed length, how many held-out questions are answered before and after,
-    and what else is measured.
+    """Held-out loss at one fixed length, how many held-out questions are answered at most, by whom
+    (`arms`), how often each (`draws`), which measures may give a verdict (`primary`), and what else
+    is measured.
     """
 
     answers: int = number(0)
@@ -329,11 +351,18 @@ class Evaluation(Group):
     batch_size: int = number(1)
     max_seq_tokens: int = number(16)
     every_steps: int = number(1)
+    primary: list[str] = MISSING
+    cases: MeasuredCases = MISSING
+    arms: list[str] = MISSING
+    draws: int = number(1, 100)
+    temperature: float = number(0, 5)
+    likelihoods: bool = MISSING
     reuse_base: bool = MISSING
     embedding: bool = MISSING
     benchmarks: list[str] = MISSING
     benchmark_files: BenchmarkFiles = MISSING
     benchmark_limit: int | None = number(1)
+    benchmark_reasoning: bool = MISSING
     judge: Judge = MISSING
 
 

@@ -27,6 +27,8 @@ from medexp.errors import listing, nearest
 from medexp.system.machine import Machine
 from medexp.system.units import bytes_of_gib, gib
 
+# Who answers: the base asked with the training prompt, the base asked its best way, the adapter.
+ARMS = ("base", "base_best", "tuned")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # A word in braces in a prompt.
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -217,12 +219,32 @@ def _check_cases(config: RunConfig) -> Iterator[str]:
             f"dataset.held_out={dataset.held_out} leaves nothing to train on with"
             f" dataset.max_cases={dataset.max_cases}"
         )
+    elif (
+        dataset.max_cases is not None and dataset.held_out + dataset.validation >= dataset.max_cases
+    ):
+        yield (
+            f"dataset.held_out={dataset.held_out} and dataset.validation={dataset.validation} leave"
+            f" nothing to train on with dataset.max_cases={dataset.max_cases}"
+        )
     if config.evaluation.answers > dataset.held_out:
         yield (
             f"evaluation.answers={config.evaluation.answers} is more than"
             f" dataset.held_out={dataset.held_out}: only held-out questions are answered; lower the"
             " first or raise the second"
         )
+    training = config.training
+    needs_validation = {
+        "training.keep_best=true": training.keep_best,
+        f"training.early_stopping_patience={training.early_stopping_patience}": (
+            training.early_stopping_patience is not None
+        ),
+    }
+    for setting, is_set in needs_validation.items():
+        if is_set and not dataset.validation:
+            yield (
+                f"{setting} chooses by the loss on validation cases and dataset.validation=0 holds"
+                " none out; set dataset.validation=16, or leave it out"
+            )
 
 
 def _check_mixture(dataset: Dataset) -> Iterator[str]:
@@ -248,6 +270,25 @@ def _check_mixture(dataset: Dataset) -> Iterator[str]:
             )
 
 
+def _check_arms(config: RunConfig) -> Iterator[str]:
+    evaluation = config.evaluation
+    for arm in evaluation.arms:
+        if arm not in ARMS:
+            yield f"evaluation.arms has {arm}; allowed are {listing(ARMS)}{nearest(arm, ARMS)}"
+    for arm in ("base", "tuned"):
+        if arm not in evaluation.arms:
+            yield (
+                f"evaluation.arms={listing(evaluation.arms)} lacks {arm}: what fine-tuning changed"
+                " is measured between base and tuned; evaluation.arms=[base,base_best,tuned] adds"
+                " the base asked its best way"
+            )
+    if evaluation.draws > 1 and not evaluation.temperature:
+        yield (
+            f"evaluation.draws={evaluation.draws} with evaluation.temperature=0 gives the same"
+            " answer again; set evaluation.temperature=0.7, or evaluation.draws=1"
+        )
+
+
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     known = [benchmark.value for benchmark in Benchmark]
     for name in config.evaluation.benchmarks:
@@ -256,6 +297,19 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                 f"evaluation.benchmarks has {name}; allowed are"
                 f" {listing(known)}{nearest(name, known)}"
             )
+    files = vars(config.evaluation.benchmark_files)
+    for benchmark in (Benchmark.medbullets, Benchmark.medxpertqa):
+        if benchmark.value in config.evaluation.benchmarks and not files[benchmark.value]:
+            yield (
+                f"evaluation.benchmarks has {benchmark.value}, which is read from a file alone; set"
+                f" evaluation.benchmark_files.{benchmark.value}=FILE"
+            )
+    if config.evaluation.benchmark_reasoning and not any(files.values()):
+        yield (
+            "evaluation.benchmark_reasoning=true asks the questions of evaluation.benchmark_files"
+            " and none is set; set evaluation.benchmark_files.medqa=FILE or another of"
+            f" {listing(known)}"
+        )
 
 
 def _check_judge(config: RunConfig) -> Iterator[str]:
@@ -294,6 +348,7 @@ RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
     _check_target_modules,
     _check_prompt,
     _check_cases,
+    _check_arms,
     _check_benchmarks,
     _check_judge,
     _check_weights,

@@ -5,7 +5,7 @@ non-text field, by their place.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
@@ -14,6 +14,8 @@ from medexp.config.schema import Columns
 from medexp.data.think_marks import THINK_END, holds_marks, split_reasoning
 from medexp.errors import DataError, listing, nearest
 
+# What measures read beside question and answer; nothing is trained on it.
+MEASURED_COLUMNS = ("must_say", "must_not_say", "synonyms", "differential", "guideline")
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -131,13 +133,32 @@ def _parse_text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 def _format_extra(name: str, value: object, place: str) -> str:
     """Return a value of another column as text; a list as its items between semicolons, as
-    `synonyms` are written."""
+    `synonyms` are written, or as JSON where that could not be taken apart: see `parse_items`."""
     try:
-        text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        text = _join_items(value) if isinstance(value, list | tuple) else str(value)
     except RecursionError as error:
         raise DataError(f"{place}: {name!r} is nested too deeply") from error
     _refuse_non_text(text, name, place)
     return text
+
+
+def _join_items(values: Sequence[object]) -> str:
+    items = [str(value) for value in values if not is_blank(value)]
+    text = "; ".join(items)
+    is_faithful = parse_items(text) == [item.strip() for item in items]
+    return text if is_faithful else json.dumps(items, ensure_ascii=False)
+
+
+def parse_items(cell: str) -> list[str]:
+    """Return the items of a list that a cell holds as text: a JSON array of them, one a line, or
+    between semicolons; in this order of preference.
+    """
+    try:
+        array = json.loads(cell) if cell.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        array = None
+    parts = array if isinstance(array, list) else cell.split("\n" if "\n" in cell.strip() else ";")
+    return [item for part in parts if part is not None and (item := str(part).strip())]
 
 
 def _refuse_non_text(text: str, name: str, place: str) -> None:
@@ -148,11 +169,12 @@ def _refuse_non_text(text: str, name: str, place: str) -> None:
         raise DataError(f"{place}: {name!r} holds {what}")
 
 
-def compute_digest(cases: Iterable[Case]) -> str:
-    """Return a short SHA-256 over `cases` in order, other columns included: equal exactly when the
-    cases are."""
+def compute_digest(cases: Iterable[Case], ignored: Collection[str] = ()) -> str:
+    """Return a short SHA-256 over `cases` in order, other columns included but those `ignored`:
+    equal exactly when the cases are."""
     sha = hashlib.sha256()
     for case in cases:
-        whole = [case.question, case.reasoning, case.answer, dict(case.extra)]
+        extra = {name: text for name, text in case.extra.items() if name not in ignored}
+        whole = [case.question, case.reasoning, case.answer, extra]
         sha.update(json.dumps(whole, sort_keys=True).encode())
     return sha.hexdigest()[:16]

@@ -11,7 +11,14 @@ from medexp.config import dataset_sources
 from medexp.config.schema import Dataset, MixtureSource
 from medexp.data.cases import AS_EXPECTED, Case, ReadingReport
 from medexp.data.order import share_out
-from medexp.data.split import Share, Split, divide_cases, split_cases, too_few_cases_error
+from medexp.data.split import (
+    DividedCases,
+    Share,
+    Split,
+    divide_cases,
+    split_cases,
+    too_few_cases_error,
+)
 from medexp.errors import DataError
 
 
@@ -29,22 +36,32 @@ def split_mixture(
         return replace(split_cases(read[0], dataset), reading=reading)
     sources = dataset_sources.list_sources(dataset)
     trained = dataset_sources.list_trained_sources(dataset)
-    wanted = _count_held_out(dataset, len(sources))
-    both = [
-        divide_cases(cases, source.group_by, count, dataset.split_seed)
-        for cases, source, count in zip(read, sources, wanted, strict=True)
+    wanted = _share_out_held_out(dataset, dataset.held_out, len(sources))
+    wanted_validation = _share_out_held_out(dataset, dataset.validation, len(sources))
+    divided = [
+        divide_cases(
+            cases, source.group_by, count, dataset.split_seed, validation, dataset.stratify_by
+        )
+        for cases, source, count, validation in zip(
+            read, sources, wanted, wanted_validation, strict=True
+        )
     ]
-    _refuse_small(both, sources, wanted)
-    pools, held = [pool for pool, _ in both[: len(trained)]], [cases for _, cases in both]
-    different = _remove_repeats(pools)
-    barred = _HeldOutKeys.by(list(zip(held, [source.group_by for source in sources], strict=True)))
+    _refuse_small(divided, sources, wanted, wanted_validation)
+    columns = [source.group_by for source in sources]
+    tested = _HeldOutKeys.by(list(zip([parts.test for parts in divided], columns, strict=True)))
+    validation = [
+        [case for case in parts.validation if not tested.holds(case)] for parts in divided
+    ]
+    held = [parts.test + parts.validation for parts in divided]
+    different = _remove_repeats([parts.train for parts in divided[: len(trained)]])
+    barred = _HeldOutKeys.by(list(zip(held, columns, strict=True)))
     kept = [[case for case in pool if not barred.holds(case)] for pool in different]
     chosen = _limit_pools(kept, trained, dataset, _count_cases(held))
     # of a source that is only measured on
     unread = _count_cases(read[len(trained) :]) - _count_cases(held[len(trained) :])
     return Split(
         train=tuple(case for pool in chosen for case in pool),
-        held_out=tuple({case.key: case for cases in held for case in cases}.values()),
+        held_out=_join_unique([parts.test for parts in divided]),
         records=_count_cases(read) - unread,
         duplicates=_count_cases(read) - unread - _count_cases(different) - _count_cases(held),
         shares=tuple(
@@ -54,35 +71,49 @@ def split_mixture(
         withheld=_count_cases(different) - _count_cases(kept),
         wanted=dataset.held_out,
         reading=reading,
+        validation=_join_unique(validation),
     )
+
+
+def _join_unique(parts: Sequence[Sequence[Case]]) -> tuple[Case, ...]:
+    return tuple({case.key: case for cases in parts for case in cases}.values())
 
 
 def _count_cases(cases: Sequence[Sequence[Case]]) -> int:
     return sum(map(len, cases))
 
 
-def _count_held_out(dataset: Dataset, num_sources: int) -> list[int]:
+def _share_out_held_out(dataset: Dataset, count: int, num_sources: int) -> list[int]:
+    """Return how many of `count` cases are held out from every source."""
     trained = dataset_sources.list_trained_sources(dataset)
     if dataset.held_out_from is None:
-        return share_out(dataset.held_out, [part.weight for part in trained])
+        return share_out(count, [part.weight for part in trained]) if count else [0] * num_sources
     place = dataset_sources.find_measured_place(trained, dataset.held_out_from)
     measured = num_sources - 1 if place is None else place
-    return [dataset.held_out if source == measured else 0 for source in range(num_sources)]
+    return [count if source == measured else 0 for source in range(num_sources)]
 
 
 def _refuse_small(
-    both: Sequence[tuple[list[Case], list[Case]]],
+    divided: Sequence[DividedCases],
     sources: Sequence[MixtureSource],
     wanted: Sequence[int],
+    wanted_validation: Sequence[int],
 ) -> None:
-    for (pool, held), source, count in zip(both, sources, wanted, strict=True):
-        if source.weight and not pool:
-            raise too_few_cases_error(source.name, len(held), count)
-        if len(held) < count:
-            raise DataError(
-                f"dataset={source.name} has {len(held)} different questions and"
-                f" dataset.held_out={count}; lower it"
-            )
+    for parts, source, count, validation in zip(
+        divided, sources, wanted, wanted_validation, strict=True
+    ):
+        held = len(parts.test) + len(parts.validation)
+        if source.weight and not parts.train:
+            raise too_few_cases_error(source.name, held, count, validation)
+        for key, part, number in (
+            ("held_out", parts.test, count),
+            ("validation", parts.validation, validation),
+        ):
+            if len(part) < number:
+                raise DataError(
+                    f"dataset={source.name} has {len(parts.train) + held} different questions and"
+                    f" dataset.{key}={number}; lower it"
+                )
 
 
 def _remove_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:

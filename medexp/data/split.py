@@ -4,11 +4,14 @@ sides.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from medexp.config.schema import Dataset
 from medexp.data.cases import AS_EXPECTED, Case, ReadingReport
 from medexp.errors import DataError, listing
+
+GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Split:
-    """Training and held-out cases, and how many records were read and removed as exact duplicates.
+    """Training, validation and test cases, and how many records were read and removed as exact
+    duplicates.
 
-    `shares` says which training cases, in order, are of which part (none: all of one); `withheld`
-    counts cases that are not trained on because their question or group is held out from another
-    part; `wanted` is how many held-out cases were asked for; `reading` what else was met in the
-    files.
+    `held_out` is the test part, which judges; `validation` chooses (sweeps, pruning, the best
+    checkpoint) and may be empty. `shares` says which training cases, in order, are of which part
+    (none: all of one); `withheld` counts cases that are not trained on because their question or
+    group is held out from another part; `wanted` is how many held-out cases were asked for;
+    `reading` what else was met in the files.
     """
 
     train: tuple[Case, ...]
@@ -38,55 +43,130 @@ class Split:
     withheld: int = 0
     wanted: int = 0
     reading: ReadingReport = AS_EXPECTED
+    validation: tuple[Case, ...] = ()
+
+    def with_test_part_closed(self) -> "Split":
+        """Return the split in which validation stands in for the test part, which is not opened.
+
+        What chooses among runs (a trial of a sweep) is measured on it, so that the test part has
+        not been looked at when it judges the chosen one. Without validation cases nothing changes.
+        """
+        if not self.validation:
+            return self
+        return replace(self, held_out=self.validation, wanted=len(self.validation))
+
+
+class DividedCases(NamedTuple):
+    """The cases of a source: for training, for validation, and the test part."""
+
+    train: list[Case]
+    validation: list[Case]
+    test: list[Case]
 
 
 def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
-    """Return `cases` without repeated questions, shuffled by `dataset.split_seed`; whole groups
-    (`dataset.group_by`) go to the held-out side until it has `dataset.held_out` cases, the rest (up
-    to `dataset.max_cases` together) are for training.
+    """Return `cases` without repeated questions, shuffled by `dataset.split_seed`.
 
+    Whole groups (`dataset.group_by`) go to the test part until it has `dataset.held_out` cases,
+    then to validation until it has `dataset.validation`; the rest (up to `dataset.max_cases`
+    together) are for training. `dataset.stratify_by` spreads the parts evenly over its columns.
     Raises: DataError if fewer cases are there than the split needs, or the column to group by is
         missing.
     """
-    train, held_out = divide_cases(cases, dataset.group_by, dataset.held_out, dataset.split_seed)
-    unique = len(train) + len(held_out)
-    limit = None if dataset.max_cases is None else max(0, dataset.max_cases - len(held_out))
-    train = train[:limit]
+    divided = divide_cases(
+        cases,
+        dataset.group_by,
+        dataset.held_out,
+        dataset.split_seed,
+        dataset.validation,
+        dataset.stratify_by,
+    )
+    held_out = len(divided.test) + len(divided.validation)
+    unique = len(divided.train) + held_out
+    limit = None if dataset.max_cases is None else max(0, dataset.max_cases - held_out)
+    train = divided.train[:limit]
     if not train:
-        raise too_few_cases_error(dataset.name, unique, dataset.held_out)
-    duplicates = len(cases) - unique
+        raise too_few_cases_error(dataset.name, unique, dataset.held_out, dataset.validation)
     return Split(
         tuple(train),
-        tuple(held_out),
+        tuple(divided.test),
         records=len(cases),
-        duplicates=duplicates,
+        duplicates=len(cases) - unique,
         wanted=dataset.held_out,
+        validation=tuple(divided.validation),
     )
 
 
 def divide_cases(
-    cases: Sequence[Case], group_by: str | None, num_held_out: int, seed: int
-) -> tuple[list[Case], list[Case]]:
-    """Return the cases to train on and those held out: every different question of `cases` on one
-    of two sides, shuffled, groups kept whole. With few cases there may be none for training, or
-    fewer held out than `num_held_out`.
+    cases: Sequence[Case],
+    group_by: str | None,
+    num_held_out: int,
+    seed: int,
+    num_validation: int = 0,
+    stratify_by: Sequence[str] = (),
+) -> DividedCases:
+    """Return every different question of `cases` in one of three parts, shuffled, groups kept whole.
 
+    The test part is the same whatever is taken for validation, and a larger one holds a smaller
+    one. With few cases a part may be smaller than asked for, or empty.
     Raises: DataError if the column to group by is missing.
     """
     unique = list({case.key: case for case in reversed(cases)}.values())[::-1]
     groups = _group_cases(unique, group_by)
     random.Random(seed).shuffle(groups)
-    held_out: list[Case] = []
-    while len(held_out) < num_held_out and groups:
-        held_out += groups.pop(0)
-    return [case for group in groups for case in group], held_out
+    if stratify_by:
+        groups = _spread_over_strata(groups, stratify_by)
+    test, validation = _take_cases(groups, num_held_out), _take_cases(groups, num_validation)
+    return DividedCases([case for group in groups for case in group], validation, test)
 
 
-def too_few_cases_error(name: str, unique: int, num_held_out: int) -> DataError:
+def _take_cases(groups: list[list[Case]], wanted: int) -> list[Case]:
+    """Take whole groups off the front of `groups` until `wanted` cases are there."""
+    taken: list[Case] = []
+    while len(taken) < wanted and groups:
+        taken.extend(groups.pop(0))
+    return taken
+
+
+def name_groups(cases: Sequence[Case], columns: Sequence[str]) -> list[str]:
+    """Return the name of every case's group: its value of the first of `columns` that it has, else
+    its own digest.
+    """
+    names = []
+    for case in cases:
+        column = next((column for column in columns if column in case.extra), None)
+        names.append(f"{column}={case.extra[column]}" if column else case.digest)
+    return names
+
+
+def _spread_over_strata(groups: list[list[Case]], columns: Sequence[str]) -> list[list[Case]]:
+    """Return `groups` in an order of which every beginning is spread evenly over the strata.
+
+    The groups are sorted by their strata, the first column first, shuffled within; then they are
+    taken in steps of the golden section, whose beginnings lie evenly in any range and keep time
+    with no number of strata. A column that a case does not have is no stratum of it.
+    Source: systematic sampling (Cochran 1977, 8); Kronecker's sequence of the golden section.
+    """
+    # sorted() keeps the shuffled order within a stratum.
+    by_stratum = sorted(
+        groups, key=lambda group: [group[0].extra.get(column, "") for column in columns]
+    )
+    places: dict[int, None] = {}
+    step = 0
+    while len(places) < len(groups):
+        places.setdefault(int(step * GOLDEN_SECTION % 1 * len(groups)))
+        step += 1
+    return [by_stratum[place] for place in places]
+
+
+def too_few_cases_error(
+    name: str, unique: int, num_held_out: int, num_validation: int = 0
+) -> DataError:
     """Return the error of a source whose `unique` questions leave none to train on."""
+    validation = f" with dataset.validation={num_validation}" if num_validation else ""
     return DataError(
-        f"dataset={name} has {unique} different questions and dataset.held_out={num_held_out} "
-        "leaves none to train on; lower dataset.held_out or add cases"
+        f"dataset={name} has {unique} different questions and dataset.held_out={num_held_out}"
+        f"{validation} leaves none to train on; lower dataset.held_out or add cases"
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from medexp.config.schema import Device, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
+from medexp.evaluation.measures.forced_choice import Likelihoods
 from medexp.evaluation.record import CaseLoss
 from medexp.models.base_identity import compute_config_digest, compute_weights_digest
 from medexp.models.weights import Weights
@@ -26,17 +27,20 @@ from medexp.system.files import write_json_atomic
 # Raised when answers or losses are made in another way: version 1 had the trained biases of
 # lora.bias in the base.
 VERSION = 2
+# Raised when rivals are drawn, or corruptions made, in another way.
+LIKELIHOOD_VERSION = 1
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 
 @dataclass(frozen=True)
 class BaselineCache:
-    """The files of one base: `answers` is JSONL and grows as they come, losses are written
-    whole.
+    """The files of one base: `answers` is JSONL and grows as they come, losses and likelihoods are
+    written whole.
     """
 
     answers: Path
     _losses: Path
+    _likelihoods: Path
 
     def load_losses(self) -> list[CaseLoss] | None:
         """Return the base's held-out losses; None where they were not measured, or not readable."""
@@ -49,6 +53,17 @@ class BaselineCache:
     def store_losses(self, losses: Sequence[CaseLoss]) -> None:
         """Write the base's held-out losses, for the next run to find."""
         write_json_atomic(self._losses, [asdict(loss) for loss in losses])
+
+    def load_likelihoods(self) -> Likelihoods | None:
+        """Return what the base finds likely; None where that was not measured, or not readable."""
+        try:
+            return Likelihoods.from_json(json.loads(self._likelihoods.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def store_likelihoods(self, likelihoods: Likelihoods) -> None:
+        """Write what the base finds likely, for the next run to find."""
+        write_json_atomic(self._likelihoods, asdict(likelihoods))
 
 
 def open_baseline_cache(
@@ -65,7 +80,14 @@ def open_baseline_cache(
     answers = _digest(base, ([*prepared.prompts], config.evaluation.max_new_tokens))
     cases = _case_tokens(prepared.held_out.encoded)
     losses = _digest(base, config.prompt.completion, cases)
-    return BaselineCache(folder / f"answers-{answers}.jsonl", folder / f"losses-{losses}.json")
+    asked = [[case.digest, dict(case.extra)] for case in prepared.held_out.cases]
+    seed = config.dataset.split_seed
+    likelihoods = _digest(base, config.prompt.question, losses, asked, seed, LIKELIHOOD_VERSION)
+    return BaselineCache(
+        folder / f"answers-{answers}.jsonl",
+        folder / f"losses-{losses}.json",
+        folder / f"likelihoods-{likelihoods}.json",
+    )
 
 
 def _describe_base(config: RunConfig, weights: Weights) -> list[object]:

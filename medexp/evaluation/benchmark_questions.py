@@ -13,6 +13,7 @@ from medexp.config.schema import Benchmark
 from medexp.errors import DataError
 
 LETTERS = ("A", "B", "C", "D")
+MORE_LETTERS = "ABCDEFGHIJ"
 DECISIONS = ("yes", "no", "maybe")
 # So many questions without any key 0 happen by chance once in 300 files.
 ENOUGH_TO_MISS_0 = 20
@@ -105,11 +106,37 @@ def _mmlu(row: Mapping[str, Any]) -> ChoiceQuestion:
     )
 
 
+def _medbullets(row: Mapping[str, Any]) -> ChoiceQuestion:
+    options = {str(name): str(text) for name, text in row["options"].items()}
+    return _ask_lettered(str(row["question"]), options, str(row["answer_idx"]))
+
+
+def _medxpertqa(row: Mapping[str, Any]) -> ChoiceQuestion:
+    options = {str(each["letter"]): str(each["content"]) for each in row["options"]}
+    # The question of this set repeats its options at its end.
+    question, _, _ = str(row["question"]).partition("\nAnswer Choices:")
+    (right,) = row["label"]
+    return _ask_lettered(question, options, str(right))
+
+
+def _ask_lettered(question: str, options: Mapping[str, str], right: str) -> ChoiceQuestion:
+    """Return a question with two to ten options, which are named A, B and so on without a gap."""
+    letters = tuple(sorted(options))
+    if letters != tuple(MORE_LETTERS[: len(letters)]) or len(letters) < 2:
+        raise ValueError(f"its options are {', '.join(letters) or 'none'}")
+    listed = "".join(f"{letter}. {options[letter]}\n" for letter in letters)
+    return ChoiceQuestion(
+        f"Question: {question.strip()}\n{listed}Answer:", letters, letters.index(right)
+    )
+
+
 _READ: Mapping[Benchmark, Callable[[Mapping[str, Any]], ChoiceQuestion]] = {
     Benchmark.medqa: _medqa,
     Benchmark.medmcqa: _medmcqa,
     Benchmark.pubmedqa: _pubmedqa,
     Benchmark.mmlu_medical: _mmlu,
+    Benchmark.medbullets: _medbullets,
+    Benchmark.medxpertqa: _medxpertqa,
 }
 _KEY = {Benchmark.medmcqa: "cop", Benchmark.mmlu_medical: "answer"}
 _NEEDS = {
@@ -117,4 +144,7 @@ _NEEDS = {
     Benchmark.medmcqa: "`question`, `opa` to `opd`, `cop` of 0 to 3",
     Benchmark.pubmedqa: "`question`, `contexts`, `final_decision` of yes, no, maybe",
     Benchmark.mmlu_medical: "`question`, `choices` (four), `answer` of 0 to 3",
+    Benchmark.medbullets: "`question`, `options` with A, B and so on, `answer_idx` of these",
+    Benchmark.medxpertqa: "`question`, `options` (each a `letter` and its `content`), `label` with"
+    " one of the letters",
 }

@@ -41,12 +41,17 @@ ON_HUB: Mapping[Benchmark, Sequence[str]] = {
 LocalQuestions = Mapping[Benchmark, Sequence[ChoiceQuestion]]
 
 
+def is_installed() -> bool:
+    """Return whether lm-eval can be imported."""
+    return importlib.util.find_spec("lm_eval") is not None
+
+
 def check_installed() -> None:
     """Refuse to go on where lm-eval is not installed.
 
     Raises: MachineError saying how to have it.
     """
-    if importlib.util.find_spec("lm_eval") is None:
+    if not is_installed():
         raise MachineError(
             "evaluation.benchmarks needs the benchmarks extra (lm_eval is missing): "
             "pip install 'medexp[benchmarks]', or leave benchmarks and benchmark_files out"

@@ -5,28 +5,41 @@ One way from answers to figures: the record is written to MLflow, and everything
 written there is computed from that record.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from medexp.config.schema import Evaluation, RunConfig
+from medexp.config import dataset_sources
+from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import answer_offsets
+from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
+from medexp.data.split import name_groups
+from medexp.errors import ConfigError, listing, nearest
 from medexp.evaluation import embedding, generation, judge, scorecard
 from medexp.evaluation.baseline_cache import BaselineCache
+from medexp.evaluation.benchmark_questions import ChoiceQuestion
+from medexp.evaluation.benchmark_reasoning import answer_questions
+from medexp.evaluation.diagnosis import score_diagnoses
+from medexp.evaluation.knowledge import score_knowledge
+from medexp.evaluation.likelihood import fits_tokens
 from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import Scorecard
+from medexp.evaluation.measures.forced_choice import Likelihoods
+from medexp.evaluation.record import Answer, BenchmarkGrades, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, REASONED, Scorecard
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
 from medexp.planning import budget, planner
 from medexp.planning.memory_terms import Phase
 from medexp.system.console import DONE, NOTE, Console
+
+# More primary measures than these, and Holm's correction leaves none of them a chance.
+MOST_PRIMARY = 4
 
 
 @dataclass
@@ -109,8 +122,86 @@ class Evaluator:
             answers,
             losses,
             self.prepared.held_out.cases,
+            name_held_out_groups(self.config, self.prepared.held_out.cases),
+            self.config.evaluation.primary,
         )
+        record = replace(record, likelihoods=self.measure_likelihoods())
         return add_judgements(record, self.config.evaluation, self.console)
+
+    def answer_benchmarks(
+        self, questions: Mapping[Benchmark, Sequence[ChoiceQuestion]]
+    ) -> dict[str, BenchmarkGrades]:
+        """Return for each benchmark which of `questions` base and tuned model answered right in the
+        run's own prompt; answers that are in their file are not made again.
+        """
+        limit, graded = self.config.evaluation.benchmark_limit, {}
+        for benchmark, asked in questions.items():
+            base = self._answer_benchmark(benchmark, asked[:limit], base=True)
+            tuned = self._answer_benchmark(benchmark, asked[:limit], base=False)
+            graded[f"{benchmark.value}{REASONED}"] = BenchmarkGrades(base, tuned)
+        return graded
+
+    def _answer_benchmark(
+        self, benchmark: Benchmark, questions: Sequence[ChoiceQuestion], base: bool
+    ) -> tuple[bool, ...]:
+        side, prompt = "base" if base else "tuned", self.config.prompt
+        title = BENCHMARKS[benchmark.value]
+        label = f"answering {len(questions)} questions of {title} with the {side} model"
+        with (
+            memory_phase(Phase.answering, label, self.meter),
+            self.console.progress(label, len(questions)) as advance,
+        ):
+            grades = answer_questions(
+                self.model,
+                prompt,
+                questions,
+                make_vocabulary(self.model.tokenizer, prompt),
+                self.config.evaluation.max_new_tokens,
+                self._batch_rule(),
+                self.answers_file(f"{benchmark.value}-{side}"),
+                base,
+                advance,
+            )
+        if grades.without_option:
+            self.console.info(
+                f"{grades.without_option} of {len(questions)} answers of the {side} model to"
+                f" {title} name no option and count as wrong; a larger"
+                " evaluation.max_new_tokens lets it end",
+                NOTE,
+            )
+        return grades.right
+
+    def measure_likelihoods(self) -> dict[str, Likelihoods]:
+        """Return what "base" and "tuned" find likely of every held-out case; nothing with
+        `evaluation.likelihoods=false`.
+        """
+        if not self.config.evaluation.likelihoods or not self.prepared.held_out.cases:
+            return {}
+        stored = self.baseline.load_likelihoods() if self.baseline else None
+        if stored is None:
+            with self.model.adapter_disabled():
+                stored = self._measure_side("base")
+            if self.baseline:
+                self.baseline.store_likelihoods(stored)
+        return {"base": stored, "tuned": self._measure_side("tuned")}
+
+    def _measure_side(self, side: str) -> Likelihoods:
+        config, cases = self.config, self.prepared.held_out.cases
+        evaluation, prompt = config.evaluation, config.prompt
+        vocabulary = make_vocabulary(self.model.tokenizer, prompt)
+        fits = fits_tokens(evaluation.batch_size, evaluation.max_seq_tokens)
+        # A plan counts on whole rows without a cache; on a CPU a shared prefix saves most of them.
+        how = (vocabulary, fits, not planner.is_planned(config))
+        label = f"weighing diagnoses and facts of {len(cases)} cases, {side}"
+        with (
+            memory_phase(Phase.evaluation, label, self.meter),
+            self.console.progress(label, 2 * len(cases)) as advance,
+        ):
+            seed = config.dataset.split_seed
+            diagnoses = score_diagnoses(self.model, prompt, cases, *how, seed, advance)
+            advance(len(cases) - len(diagnoses))
+            knowledge = score_knowledge(self.model, prompt, cases, *how, advance)
+        return Likelihoods(tuple(diagnoses), tuple(knowledge))
 
     def _batch_rule(self) -> Callable[[int, int], bool]:
         """Return whether so many questions, of so many tokens at most, go together."""
@@ -125,6 +216,34 @@ class Evaluator:
         return answer_offsets.find_answer_starts(
             prompt, held_out.cases, held_out.encoded, make_vocabulary(self.model.tokenizer, prompt)
         )
+
+
+def name_held_out_groups(config: RunConfig, cases: Sequence[Case]) -> list[str]:
+    """Return the group of every held-out case, by the column that its source is grouped by."""
+    columns = [source.group_by for source in dataset_sources.list_sources(config.dataset)]
+    return name_groups(cases, [column for column in columns if column])
+
+
+def check_primary(evaluation: Evaluation) -> None:
+    """Refuse a primary measure that is none, before anything heavy loads.
+
+    Raises: ConfigError.
+    """
+    known = [*BY_KEY, "judge", *(f"benchmark_{name}" for name in BENCHMARKS)]
+    problems = [
+        f"evaluation.primary has {name}, which is no measure{nearest(name, known)}; there are"
+        f" {listing(known)}"
+        for name in evaluation.primary
+        if name not in known
+    ]
+    if len(evaluation.primary) > MOST_PRIMARY:
+        problems.append(
+            f"evaluation.primary names {len(evaluation.primary)} measures and may name"
+            f" {MOST_PRIMARY}: each is paid for with what the others could have found; name those"
+            " that the run is made for"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def score_record(record: Record, evaluation: Evaluation, stack: Backend | None) -> Scorecard:

@@ -1,25 +1,35 @@
-"""Did it change? Paired comparisons of the same cases before and after: mean, bootstrap interval,
-sign test.
+"""Did it change? Paired comparisons of the same cases before and after, group by group.
 
-No change is called where the mean and most of the cases went different ways: a few large cases are
-no change of the others.
+The unit is the group: the cases of one condition or patient are alike, and count as one witness.
+A verdict is refused where the mean and most of the groups went different ways: a few large cases
+are no change of the others.
 """
 
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from statistics import NormalDist, fmean
 
-RESAMPLES, LEVEL = 4000, 0.95
-TOO_FEW = "too few cases"
+from medexp.evaluation.resampling import (
+    bca_interval,
+    detectable_change,
+    min_groups_needed,
+    sign_flip,
+    standard_error,
+)
+
+LEVEL = 0.95
+TOO_FEW = "too few groups"
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """`after` minus `before` over `pairs` cases: the mean, its 95 % interval, the sign test's p,
-    and how many more cases rose than fell."""
+    """`after` minus `before` over `pairs` cases of `groups` groups.
+
+    `change` is the mean, `low` and `high` its 95 % interval, `p_value` the two-sided p of the
+    sign-flip test, `p_rise` and `p_fall` the one-sided ones, `majority` how many more groups rose
+    than fell, `error` the standard error (None where the groups have no spread).
+    """
 
     pairs: int
     before: float
@@ -29,36 +39,59 @@ class PairedComparison:
     high: float
     p_value: float
     majority: int
+    groups: int
+    p_rise: float = 1.0
+    p_fall: float = 1.0
+    error: float | None = None
 
     @property
     def is_detected(self) -> bool:
-        """Whether the change is beyond chance: interval without zero, p below 0.05, and the mean
-        where most of the cases went.
+        """Is the change beyond chance?
+
+        The interval is without zero, p is below 0.05, and most groups did not go the other way.
         """
-        # The sign test is two-sided: it does not say in which direction most cases went.
-        is_same_direction = (self.majority > 0) == (self.change > 0)
-        excludes_zero = self.low > 0 or self.high < 0
-        return is_same_direction and excludes_zero and self.p_value < 1 - LEVEL
+        return self.is_detected_at(self.p_value)
+
+    def is_detected_at(self, adjusted_p: float) -> bool:
+        """Is it beyond chance with a p that was adjusted for other comparisons?"""
+        is_one_way = self.majority * self.change >= 0
+        return is_one_way and (self.low > 0 or self.high < 0) and adjusted_p < 1 - LEVEL
 
     def verdict(self, more_is_better: bool) -> str:
-        """Return improved, worse, no detectable change, or too few cases to detect one."""
+        """Return improved, worse, no detectable change, or too few groups to detect one."""
         if not self.is_detected:
             return self.verdict_without_change("no detectable change")
         return "improved" if (self.change > 0) == more_is_better else "worse"
 
-    def verdict_without_change(self, verdict: str) -> str:
-        """Return `verdict`, unless there are too few cases for the sign test to come below 0.05,
-        whatever they do.
+    def verdict_without_change(self, words: str, comparisons: int = 1) -> str:
+        """Return `words`, or "too few groups" where no data of so few could pass the test.
+
+        `comparisons` is how many the test is corrected for.
         """
-        return verdict if self.pairs >= min_pairs_needed(1) else TOO_FEW
+        return words if self.groups >= min_groups_needed(comparisons) else TOO_FEW
+
+    def detectable(self, comparisons: int = 1) -> float | None:
+        """Return the smallest change that so many groups find with 80 % power, None if unknown.
+
+        By the normal approximation from the observed spread, at 5 % over `comparisons`.
+        """
+        if self.error is None:
+            return None
+        return detectable_change(self.error, self.groups, (1 - LEVEL) / comparisons)
 
     def interval(self) -> str:
-        """Return the mean change with its interval, in words."""
+        """Return the mean change with its interval in words."""
+        if self.groups == 1:
+            return f"{self.change:+.3g} [one group has no interval]"
         return f"{self.change:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
+    def sample(self) -> str:
+        """Return the number of cases, and of groups where these are fewer."""
+        return f"n {self.pairs}" + (f" in {self.groups} groups" * (self.groups != self.pairs))
+
     def figures(self) -> str:
-        """Return the mean change with its interval, p, and how many pairs there were, in words."""
-        return f"{self.interval()}, p {self.p_value:.2g}, n {self.pairs}"
+        """Return the mean change with its interval, p, and how many cases and groups there were."""
+        return f"{self.interval()}, p {self.p_value:.2g}, {self.sample()}"
 
 
 def compare_pairs(
@@ -66,36 +99,47 @@ def compare_pairs(
     after: Sequence[float],
     weights: Sequence[float] | None = None,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> PairedComparison:
     """Return the paired comparison of two measurements of the same cases.
 
-    With `weights` (one a case: its tokens) both means, the change and its interval are weighted,
-    while the sign test counts every case once.
-
+    With `weights` (one a case: its tokens) means, change, interval and test are weighted. `groups`
+    names the group of every case; without it each case is a group.
     Raises: ValueError if they are not equally many, or none.
-    Source: percentile bootstrap of the (weighted) mean over cases, each drawn with its weight
-    (Efron & Tibshirani 1993); exact two-sided sign test without ties.
+    Source: sign-flip permutation test and BCa bootstrap by group (`resampling`).
     """
-    if len(before) != len(after) or not before:
+    if len(before) != len(after) or not before or len(groups or before) != len(before):
         raise ValueError(
-            f"{len(before)} values before and {len(after)} after; a paired comparison needs equally"
-            " many, at least one"
+            f"{len(before)} values before, {len(after)} after and"
+            f" {len(groups or before)} groups; a paired comparison needs equally many, at least one"
         )
     differences = [late - early for early, late in zip(before, after, strict=True)]
-    interval = _interval(differences, random.Random(seed), weights)
-    means = fmean(before, weights), fmean(after, weights)
-    change = fmean(differences, weights)
-    majority = sum((change > 0) - (change < 0) for change in differences)
+    own_weights = [1.0] * len(before) if weights is None else [float(each) for each in weights]
+    sums: dict[Hashable, list[float]] = {}
+    for place, (difference, weight) in enumerate(zip(differences, own_weights, strict=True)):
+        total = sums.setdefault(place if groups is None else groups[place], [0.0, 0.0])
+        total[0] += difference * weight
+        total[1] += weight
+    group_sums, group_weights = zip(*sums.values(), strict=True)
+    flipped = sign_flip(group_sums, seed)
     return PairedComparison(
-        len(before), *means, change, *interval, sign_test_p(differences), majority
+        len(before),
+        fmean(before, weights),
+        fmean(after, weights),
+        fmean(differences, weights),
+        *bca_interval(group_sums, group_weights, LEVEL, seed),
+        flipped.p_value,
+        sum(int(total > 0) - int(total < 0) for total in group_sums),
+        len(sums),
+        flipped.p_rise,
+        flipped.p_fall,
+        standard_error(group_sums, group_weights),
     )
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of `count` and its 95 % intervals: by Wilson's score, and by the percentile
-    bootstrap.
-    """
+    """A share of `count` and its 95 % intervals: by Wilson's score, and by the BCa bootstrap."""
 
     count: int
     share: float
@@ -103,18 +147,22 @@ class Proportion:
     bootstrap: tuple[float, float]
 
 
-def estimate_proportion(are_right: Sequence[bool], seed: int = 0) -> Proportion:
-    """Return the share of True in `are_right`.
+def estimate_proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
+    """Return the share of True in `right` with its intervals.
 
-    Raises: ValueError if there are none.
-    Source: Wilson 1927, Probable inference; unlike share +- 1.96 standard errors it stays within 0
-    and 1, and has a width where all are right.
+    Raises: ValueError if there are none. Source: Wilson 1927, Probable inference; unlike share +-
+    1.96 standard errors it stays within 0 and 1, and has a width where all are right.
     """
-    if not are_right:
+    if not right:
         raise ValueError("a share of nothing is none; give at least one value")
-    share, num_cases = fmean(are_right), len(are_right)
-    bootstrap = _interval([float(is_right) for is_right in are_right], random.Random(seed))
-    return Proportion(num_cases, share, _wilson(share, num_cases), bootstrap)
+    share = fmean(right)
+    values = [float(is_right) for is_right in right]
+    return Proportion(
+        len(right),
+        share,
+        _wilson(share, len(right)),
+        bca_interval(values, [1.0] * len(values), LEVEL, seed),
+    )
 
 
 def _wilson(share: float, number: int) -> tuple[float, float]:
@@ -124,21 +172,10 @@ def _wilson(share: float, number: int) -> tuple[float, float]:
     return (middle - spread) / scale, (middle + spread) / scale
 
 
-def sign_test_p(differences: Sequence[float]) -> float:
-    """Return the exact two-sided p of as many or more differences with one sign, if both signs were
-    equally likely; 1 without any.
-    """
-    ups = sum(change > 0 for change in differences)
-    downs = sum(change < 0 for change in differences)
-    total, fewer = ups + downs, min(ups, downs)
-    tail = sum(math.comb(total, count) for count in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**total) if total else 1.0
-
-
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
-    """Return every p adjusted for all of `p_values`, in their order: called below 0.05, one such
-    family in twenty has a false call.
+    """Return every p adjusted for all of `p_values`, in their order.
 
+    Called below 0.05, one such family in twenty has a false call.
     Source: Holm 1979, A simple sequentially rejective multiple test procedure (no assumption on how
         the tests depend).
     """
@@ -147,29 +184,3 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (total - rank) * p_values[place]))
         adjusted[place] = highest
     return adjusted
-
-
-def min_pairs_needed(comparisons: int) -> int:
-    """Return the fewest pairs with which the least p of a sign test, 2 / 2**pairs, passes Holm's
-    correction for `comparisons` first.
-    """
-    return next(pairs for pairs in count(1) if comparisons * 2 / 2**pairs < 1 - LEVEL)
-
-
-def _interval(
-    differences: Sequence[float], chance: random.Random, weights: Sequence[float] | None = None
-) -> tuple[float, float]:
-    # Every resample would have the same mean.
-    if len(set(differences)) == 1:
-        return fmean(differences), fmean(differences)
-    if weights is None:
-        means = sorted(
-            fmean(chance.choices(differences, k=len(differences))) for _ in range(RESAMPLES)
-        )
-    else:
-        cases = list(zip(differences, weights, strict=True))
-        means = sorted(
-            fmean(*zip(*chance.choices(cases, k=len(cases)), strict=True)) for _ in range(RESAMPLES)
-        )
-    cut = int(RESAMPLES * (1 - LEVEL) / 2)
-    return means[cut], means[-cut - 1]

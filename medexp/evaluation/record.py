@@ -12,6 +12,7 @@ from typing import Any
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
+from medexp.evaluation.measures.forced_choice import Likelihoods
 
 VERSION = 1
 
@@ -62,13 +63,24 @@ def mean_loss(losses: Sequence[CaseLoss]) -> float:
 
 @dataclass(frozen=True)
 class AnsweredCase:
-    """A held-out case and what the base and the tuned model said to its question."""
+    """A held-out case and what the base and the tuned model said to its question.
+
+    `base_best` is the base asked its best way, where it was. `draws` holds further answers of an
+    arm (base, base_best, tuned), where each question was answered several times.
+    """
 
     question: str
     reference: str
     extra: Mapping[str, str]
     base: Answer
     tuned: Answer
+    base_best: Answer | None = None
+    draws: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
+
+    def answers(self, arm: str) -> tuple[Answer, ...]:
+        """Return all answers of `arm`, the first draw first; none where the arm was not asked."""
+        first = getattr(self, arm)
+        return (first, *self.draws.get(arm, ())) if first is not None else ()
 
     @property
     def digest(self) -> str:
@@ -111,12 +123,15 @@ class Judgements:
 
 @dataclass(frozen=True)
 class Record:
-    """An evaluation.
+    """An evaluation: `reasons` where the prompt asks for a chain of thought that ends with
+    `</think>`; losses are those of all held-out cases, whose digests are `held_out` (empty in
+    records older than it); benchmarks by name, where any was run.
 
-    `reasons` where the prompt asks for a chain of thought that ends with `</think>`; losses are
-    those of all held-out cases, whose digests are `held_out` (empty in records older than it);
-    benchmarks by name, where any was run.
-    """
+    `groups` names the group of every held-out case (condition, patient), and `primary` the measures
+    that may give a verdict, as the config named them before the run; both are empty in older
+    records, where a case is its own group and the primary measures are the default ones.
+    `likelihoods` holds what the base and the tuned model find likely (by "base" and "tuned"), where
+    that was measured."""
 
     reasons: bool
     cases: tuple[AnsweredCase, ...]
@@ -125,6 +140,18 @@ class Record:
     benchmarks: Mapping[str, BenchmarkGrades] = field(default_factory=dict)
     judged: Judgements | None = None
     held_out: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    primary: tuple[str, ...] = ()
+    likelihoods: Mapping[str, Likelihoods] = field(default_factory=dict)
+
+    def group_of_digest(self) -> dict[str, str]:
+        """Return the group of every held-out case by its digest; of an older record, of none."""
+        return dict(zip(self.held_out, self.groups, strict=False))
+
+    def answered_groups(self) -> list[str]:
+        """Return the group of every answered case, which without one is a group of its own."""
+        groups = self.group_of_digest()
+        return [groups.get(case.digest, case.digest) for case in self.cases]
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as plain values; floats keep every digit."""
@@ -143,10 +170,7 @@ class Record:
                     f"{place} was written by another version of medexp; evaluate the run again"
                     " without evaluate.rescore"
                 )
-            cases = tuple(
-                AnsweredCase(**case | {side: Answer(**case[side]) for side in ("base", "tuned")})
-                for case in stored["cases"]
-            )
+            cases = tuple(_parse_case(case) for case in stored["cases"])
             losses = {
                 name: tuple(CaseLoss(**loss) for loss in stored[name])
                 for name in ("base_losses", "tuned_losses")
@@ -162,12 +186,29 @@ class Record:
                 benchmarks=benchmarks,
                 judged=_parse_judgements(stored["judged"]),
                 held_out=tuple(stored.get("held_out", ())),
+                groups=tuple(stored.get("groups", ())),
+                primary=tuple(stored.get("primary", ())),
+                likelihoods={
+                    side: Likelihoods.from_json(scores)
+                    for side, scores in stored.get("likelihoods", {}).items()
+                },
             )
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise DataError(
                 f"{place} is not a stored evaluation ({type(error).__name__}: {error}); evaluate"
                 " the run without rescore"
             ) from error
+
+
+def _parse_case(stored: Mapping[str, Any]) -> AnsweredCase:
+    answers = {arm: Answer(**stored[arm]) for arm in ("base", "tuned")}
+    best = stored.get("base_best")
+    draws = {
+        arm: tuple(Answer(**answer) for answer in further)
+        for arm, further in stored.get("draws", {}).items()
+    }
+    more = {"base_best": Answer(**best) if best is not None else None, "draws": draws}
+    return AnsweredCase(**{**stored, **answers, **more})
 
 
 def _parse_judgements(stored: Any) -> Judgements | None:
@@ -184,14 +225,25 @@ def build_record(
     answers: tuple[Sequence[Answer], Sequence[Answer]],
     losses: tuple[Sequence[CaseLoss], Sequence[CaseLoss]],
     held_out: Sequence[Case] = (),
+    groups: Sequence[str] = (),
+    primary: Sequence[str] = (),
+    base_best: Sequence[Answer] | None = None,
 ) -> Record:
-    """Return the record of `cases` with the answers of the base and the tuned model, and their
-    losses on the cases of `held_out`.
+    """Return the record of `cases` with the answers of the base and the tuned model.
+
+    The losses are those of the cases of `held_out`, whose groups are `groups`.
     """
-    base_losses, tuned_losses = losses
+    best = base_best if base_best is not None else [None] * len(cases)
     answered = tuple(
-        AnsweredCase(case.question, case.answer, dict(case.extra), base, tuned)
-        for case, base, tuned in zip(cases, *answers, strict=True)
+        AnsweredCase(case.question, case.answer, dict(case.extra), base, tuned, base_best=own_way)
+        for case, base, tuned, own_way in zip(cases, *answers, best, strict=True)
     )
-    digests = tuple(case.digest for case in held_out)
-    return Record(reasons, answered, tuple(base_losses), tuple(tuned_losses), held_out=digests)
+    return Record(
+        reasons,
+        answered,
+        tuple(losses[0]),
+        tuple(losses[1]),
+        held_out=tuple(case.digest for case in held_out),
+        groups=tuple(groups),
+        primary=tuple(primary),
+    )

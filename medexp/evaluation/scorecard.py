@@ -7,14 +7,16 @@ None for that case, the comparison is over the cases that have it on both sides,
 the card says why.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import exp
+from statistics import fmean
 
+from medexp.data.cases import parse_items
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
+from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
 from medexp.evaluation.measures.reference_recall import (
     embedded_recall,
     items,
@@ -22,7 +24,9 @@ from medexp.evaluation.measures.reference_recall import (
     lines,
     names_condition,
 )
+from medexp.evaluation.measures.safety import Harm, alternatives, must_not_say, must_say_coverage
 from medexp.evaluation.measures.sections import structure
+from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
 from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
 from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
 from medexp.evaluation.measures.words import answer_part, end_reasoning, language
@@ -33,6 +37,13 @@ from medexp.evaluation.paired_stats import (
     estimate_proportion,
 )
 from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, mean_loss
+from medexp.evaluation.verdicts import (
+    MeasuredChange,
+    Role,
+    Verdict,
+    describe_direction,
+    give_verdicts,
+)
 
 Cosines = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
 NO_CASES = "no held-out question was answered"
@@ -54,6 +65,34 @@ MEASURES = (
     Measure("loss_completion", "held-out loss, all", -1),
     Measure("loss_reasoning", "held-out loss, reasoning", -1, "the prompt asks for no reasoning"),
     Measure("loss_answer", "held-out loss, answer", -1),
+    Measure(
+        "diagnosis_likelihood",
+        "diagnosis among eight",
+        1,
+        "the cases have no column `condition`, or likelihoods were not asked for",
+    ),
+    Measure(
+        "diagnosis_margin",
+        "diagnosis, margin in nats",
+        1,
+        "the cases have no column `condition`, or likelihoods were not asked for",
+    ),
+    Measure(
+        "knowledge_likelihood",
+        "true item over corrupted",
+        1,
+        "the references have no items to corrupt, or likelihoods were not asked for",
+    ),
+    Measure(
+        "diagnosis_stated",
+        "right diagnosis stated",
+        1,
+        "the cases have no column `condition`, or are not English",
+    ),
+    Measure("must_say_coverage", "must be said", 1, "the cases have no column `must_say`"),
+    Measure("must_not_say", "harmful advice", -1, "the cases have no column `must_not_say`"),
+    Measure("contradicted_claims", "contradicted claims", -1, "no claims were checked"),
+    Measure("fabricated", "fabricated claims", -1, "no claims were checked"),
     Measure("structure", "four sections (0 to 1)", 1),
     Measure("items_per_section", "items a section", 0),
     Measure(
@@ -61,6 +100,18 @@ MEASURES = (
         "condition named",
         1,
         "the cases have no column `condition`, or are not English",
+    ),
+    Measure(
+        "must_say_coverage",
+        "must-say coverage",
+        1,
+        "the cases have no column `must_say`, or are not English",
+    ),
+    Measure(
+        "must_not_say",
+        "harmful advice",
+        -1,
+        "the cases have no column `must_not_say`, or are not English",
     ),
     Measure(
         "red_flag_recall",
@@ -99,12 +150,21 @@ MEASURES = (
     Measure("same_language", "question's language", 1, "the texts are too short to tell"),
     Measure("words", "words in the answer", 0),
 )
+# What may give a verdict where the config names nothing else (`evaluation.primary`).
+DEFAULT_PRIMARY = ("diagnosis_likelihood", "must_say_coverage", "knowledge_likelihood")
+HARM_MEASURES = ("must_not_say", "contradicted_claims", "fabricated")
+FORM_MEASURES = ("structure", "ended", "same_language")
+# Follows a benchmark's name where its questions were answered with a chain of thought.
+REASONED = "_reasoned"
 BENCHMARKS = {
-    "medqa": "MedQA",
-    "medmcqa": "MedMCQA",
+    "medqa": "MedQA (medical-o1 descends from it)",
+    "medmcqa": "MedMCQA (medical-o1 descends from it)",
     "pubmedqa": "PubMedQA",
     "mmlu_medical": "MMLU, medical",
+    "medbullets": "Medbullets (outside the family of medical-o1)",
+    "medxpertqa": "MedXpertQA (outside the family of medical-o1)",
 }
+BENCHMARKS |= {f"{name}{REASONED}": f"{title}, reasoned" for name, title in BENCHMARKS.items()}
 BY_KEY = {measure.key: measure for measure in MEASURES}
 # The losses among the measures, by the part of a case that they are taken on.
 LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
@@ -115,25 +175,46 @@ LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
 
 
 @dataclass(frozen=True)
+class HarmfulPassage:
+    """A sentence of an answer that could harm, at [start, end) of it, the `rule` that it breaks, and
+    the key of the harm measure that counted it.
+    """
+
+    key: str
+    rule: str
+    text: str
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True)
 class ScoredAnswer:
-    """One answer: its value of every measure (None where it has none), and the places in it that
-    count against it.
+    """The answer of a model to a case: its value of every measure (None where it has none), and the
+    places in it that count against it.
+
+    Where a question was answered several times, values are means over the draws, and harms are
+    those of every draw; claims and contradictions are those of the first, which is the one shown.
     """
 
     values: Mapping[str, float | None]
     claims: tuple[Claim, ...]
     contradictions: tuple[Contradiction, ...]
+    harms: tuple[HarmfulPassage, ...] = ()
 
     def describe(self) -> str:
         """Return what counts for and against the answer, in words."""
         structure, unsupported = self.values["structure"], len(self.claims)
-        return f"{structure:.2f} for its sections, {unsupported} unsupported"
+        harms = f", {len(self.harms)} harmful" if self.harms else ""
+        return f"{structure:.2f} for its sections, {unsupported} unsupported{harms}"
 
 
 @dataclass(frozen=True)
 class MeasureResult:
     """A measure over all cases: before, after and the paired comparison, or the reason why there is
     none.
+
+    `before` is the base that the tuned model is held against: the better one, where it was also
+    asked its best way. `against` is that arm, and `bases` has the mean of each that was asked.
     """
 
     measure: Measure
@@ -141,30 +222,54 @@ class MeasureResult:
     after: float | None = None
     comparison: PairedComparison | None = None
     missing: str = ""
+    judged: Verdict | None = None
+    bases: Mapping[str, float] = field(default_factory=dict)
+    against: str = "base"
+    harm_before: tuple[float, ...] = ()
+    harm_after: tuple[float, ...] = ()
+
+    @property
+    def role(self) -> Role:
+        """Primary, harm or description."""
+        return self.judged.role if self.judged is not None else Role.description
 
     @property
     def verdict(self) -> str:
-        """One of improved, worse, changed (a measure without a better side), no detectable change,
-        too few cases, not measured.
+        """Improved, worse, no detectable change or too few groups of a primary or harm measure;
+        higher, lower or same of a description; or not measured.
         """
         if self.comparison is None:
             return "not measured"
-        if self.measure.better == 0 and self.comparison.is_detected:
-            return "changed"
-        return self.comparison.verdict(self.measure.better > 0)
+        if self.judged is not None:
+            return self.judged.word
+        return describe_direction(self.comparison.change)
 
 
 @dataclass(frozen=True)
 class Scorecard:
-    """All measures, in the order of MEASURES, and both answers of every case as scored."""
+    """All measures, in the order of MEASURES, and the answers of every case as scored; `base_best`
+    is empty where the base was not asked its best way. `primary` names the measures that may give a
+    verdict.
+    """
 
     results: tuple[MeasureResult, ...]
     before: tuple[ScoredAnswer, ...]
     after: tuple[ScoredAnswer, ...]
+    base_best: tuple[ScoredAnswer, ...] = ()
+    questions: tuple[str, ...] = ()
+    primary: tuple[str, ...] = DEFAULT_PRIMARY
 
     def find_result(self, key: str) -> MeasureResult:
         """Return the result of measure `key`."""
         return next(result for result in self.results if result.measure.key == key)
+
+    def side(self, arm: str) -> tuple[ScoredAnswer, ...]:
+        """Return the scored answers of `arm`: base, base_best or tuned."""
+        return {"base": self.before, "base_best": self.base_best, "tuned": self.after}[arm]
+
+    def results_of(self, role: Role) -> list[MeasureResult]:
+        """Return the results of the measures of `role` that were taken."""
+        return [result for result in self.results if result.comparison and result.role is role]
 
     def metrics(self) -> dict[str, float]:
         """Return eval/<measure>/before, after and delta with its interval and p, of what was
@@ -174,7 +279,10 @@ class Scorecard:
         for result in self.results:
             before, after, comparison = result.before, result.after, result.comparison
             if comparison is not None and before is not None and after is not None:
-                values |= _metrics(result.measure.key, before, after, comparison)
+                key = result.measure.key
+                values |= _metrics(key, before, after, comparison)
+                if len(result.bases) > 1:
+                    values |= {f"eval/{key}/{arm}": mean for arm, mean in result.bases.items()}
         return values
 
 
@@ -182,15 +290,72 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     """Return the scorecard of `record`; `cosines` (items x lines) adds what is recalled by
     meaning.
     """
-    cases, reasons = record.cases, record.reasons
-    before = tuple(score_answer(case, case.base, reasons, lexicon, cosines) for case in cases)
-    after = tuple(score_answer(case, case.tuned, reasons, lexicon, cosines) for case in cases)
+    arms = {
+        arm: tuple(_score_arm(case, arm, record.reasons, lexicon, cosines) for case in record.cases)
+        for arm in ("base", "base_best", "tuned")
+        if all(case.answers(arm) for case in record.cases)
+    }
+    bases = {arm: scored for arm, scored in arms.items() if arm != "tuned"}
+    groups = record.answered_groups()
     losses = {key: _compare_losses(key, record) for key in LOSS_PARTS}
+    without_answers = losses | {
+        key: _compare_likelihoods(key, record) for key in LIKELIHOOD_MEASURES
+    }
     results = [
-        losses.get(measure.key) or _compare_answers(measure, before, after) for measure in MEASURES
+        without_answers.get(measure.key) or _compare_answers(measure, bases, arms["tuned"], groups)
+        for measure in MEASURES
     ]
     results += [*_compare_marks(record), *_compare_benchmarks(record)]
-    return Scorecard(tuple(results), before, after)
+    primary = record.primary or DEFAULT_PRIMARY
+    return Scorecard(
+        _add_verdicts(results, primary),
+        arms["base"],
+        arms["tuned"],
+        arms.get("base_best", ()),
+        tuple(case.question for case in record.cases),
+        primary,
+    )
+
+
+def _add_verdicts(
+    results: Sequence[MeasureResult], primary: Sequence[str]
+) -> tuple[MeasureResult, ...]:
+    """Return `results` with a verdict for every measure that was taken."""
+    changes = {
+        result.measure.key: MeasuredChange(
+            find_role(result.measure.key, primary),
+            result.measure.better,
+            result.comparison,
+            result.harm_before,
+            result.harm_after,
+        )
+        for result in results
+        if result.comparison is not None
+    }
+    verdicts = give_verdicts(changes)
+    return tuple(replace(result, judged=verdicts.get(result.measure.key)) for result in results)
+
+
+def find_role(key: str, primary: Sequence[str]) -> Role:
+    """Return what measure `key` is for where `primary` are the primary ones."""
+    if key in HARM_MEASURES:
+        return Role.harm
+    return Role.primary if key in primary else Role.description
+
+
+def _score_arm(
+    case: AnsweredCase, arm: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
+) -> ScoredAnswer:
+    """Return the scores of all answers of `arm` to `case` as one: their means."""
+    scored = [score_answer(case, answer, reasons, lexicon, cosines) for answer in case.answers(arm)]
+    if len(scored) == 1:
+        return scored[0]
+    values: dict[str, float | None] = {}
+    for key in scored[0].values:
+        taken = [value for answer in scored if (value := answer.values.get(key)) is not None]
+        values[key] = fmean(taken) if taken else None
+    harms = tuple(dict.fromkeys(harm for answer in scored for harm in answer.harms))
+    return replace(scored[0], values=values, harms=harms)
 
 
 def score_answer(
@@ -223,8 +388,17 @@ def score_answer(
         "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }
-    content = _score_content(case, text, lexicon, cosines) if is_english else {}
-    return ScoredAnswer(values | content, claims, against)
+    content = _score_content(case, text, reasons, lexicon, cosines) if is_english else {}
+    forbidden = parse_items(case.extra.get("must_not_say", "")) if is_english else []
+    harms = tuple(_name_harm(harm) for harm in must_not_say(text, forbidden))
+    content |= {"must_not_say": float(len(harms))} if forbidden else {}
+    return ScoredAnswer(values | content, claims, against, harms)
+
+
+def _name_harm(harm: Harm) -> HarmfulPassage:
+    """Return `harm` with the first wording of its statement as the rule that it breaks."""
+    rule = alternatives(harm.statement)[0]
+    return HarmfulPassage("must_not_say", rule, harm.text, harm.start, harm.end)
 
 
 def _find_against(
@@ -237,12 +411,17 @@ def _find_against(
 
 
 def _score_content(
-    case: AnsweredCase, text: str, lexicon: Lexicon, cosines: Cosines | None
+    case: AnsweredCase, text: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
 ) -> dict[str, float | None]:
     """Return how much of the reference the answer has."""
     values: dict[str, float | None] = {}
     if names := _condition_names(case.extra):
         values["condition_named"] = float(names_condition(text, names, lexicon))
+        condition, *synonyms = names
+        stated = grade_stated_diagnosis(text, condition, reasons, synonyms)
+        values["diagnosis_stated"] = float(stated.is_right)
+    required = parse_items(case.extra.get("must_say", ""))
+    values["must_say_coverage"] = must_say_coverage(text, required)
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
         wanted = items(case.reference, section)
         values[key] = lexical_recall(wanted, text)
@@ -254,41 +433,54 @@ def _score_content(
 
 def _condition_names(extra: Mapping[str, str]) -> list[str]:
     """Return the names of a case's condition, synonyms too; none where it has no condition."""
-    names, synonyms = (_split_cell(extra.get(name, "")) for name in ("condition", "synonyms"))
+    names, synonyms = (parse_items(extra.get(name, "")) for name in ("condition", "synonyms"))
     return [*names, *synonyms] if extra.get("condition") else []
 
 
-def _split_cell(cell: str) -> list[str]:
-    """Return the names in a cell: between semicolons, or a JSON array of them."""
-    try:
-        items = json.loads(cell) if cell.lstrip().startswith("[") else cell.split(";")
-    except (ValueError, RecursionError):
-        items = cell.split(";")
-    return [name for item in items if (name := str(item).strip())]
-
-
 def _compare_answers(
-    measure: Measure, before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]
+    measure: Measure,
+    bases: Mapping[str, Sequence[ScoredAnswer]],
+    after: Sequence[ScoredAnswer],
+    groups: Sequence[str],
 ) -> MeasureResult:
-    """Return `measure` compared over the cases that have it on both sides."""
-    values = [
-        (early.values.get(measure.key), late.values.get(measure.key))
-        for early, late in zip(before, after, strict=True)
+    """Return the result of `measure`, over the cases that have it in every arm."""
+    key, arms = measure.key, list(bases)
+    rows = [
+        ([answer.values.get(key) for answer in (*sides, late)], group)
+        for *sides, late, group in zip(*bases.values(), after, groups, strict=True)
     ]
-    pairs = [(early, late) for early, late in values if early is not None and late is not None]
-    if not pairs:
-        return MeasureResult(measure, missing=measure.missing or NO_CASES if values else NO_CASES)
-    return _compare_values(measure, pairs)
+    taken = [(values, group) for values, group in rows if None not in values]
+    if not taken:
+        return MeasureResult(measure, missing=measure.missing or NO_CASES if rows else NO_CASES)
+    columns = list(zip(*(values for values, _ in taken), strict=True))
+    means = {arm: fmean(column) for arm, column in zip(arms, columns, strict=False)}
+    # The tuned model has to beat the base at its best; without a better side it is held against
+    # the base that had the same prompt.
+    better = max(means, key=lambda arm: measure.better * means[arm]) if measure.better else "base"
+    before, after_values = columns[arms.index(better)], columns[-1]
+    pairs = list(zip(before, after_values, strict=True))
+    result = _compare_values(measure, pairs, [group for _, group in taken])
+    is_harm = key in HARM_MEASURES
+    return replace(
+        result,
+        bases=means,
+        against=better,
+        harm_before=tuple(before) if is_harm else (),
+        harm_after=tuple(after_values) if is_harm else (),
+    )
 
 
-def _compare_values(measure: Measure, pairs: Sequence[tuple[float, float]]) -> MeasureResult:
-    comparison = compare_pairs([early for early, _ in pairs], [late for _, late in pairs])
+def _compare_values(
+    measure: Measure, pairs: Sequence[tuple[float, float]], groups: Sequence[str] | None = None
+) -> MeasureResult:
+    before, after = zip(*pairs, strict=True)
+    comparison = compare_pairs(before, after, groups=groups)
     return MeasureResult(measure, comparison.before, comparison.after, comparison)
 
 
 def _compare_losses(key: str, record: Record) -> MeasureResult:
-    """Return loss `key` compared: every token counts the same in before, after, change and
-    interval, the sign test counts cases.
+    """Return loss `key` compared: every token counts the same in before, after, change,
+    interval and test.
     """
     measure, take_part = BY_KEY[key], LOSS_PARTS[key]
     before = [take_part(loss) for loss in record.base_losses]
@@ -299,8 +491,26 @@ def _compare_losses(key: str, record: Record) -> MeasureResult:
         [loss.per_token for loss in before],
         [loss.per_token for loss in after],
         [loss.tokens for loss in after],
+        groups=record.groups if len(record.groups) == len(after) else None,
     )
     return MeasureResult(measure, mean_loss(before), mean_loss(after), comparison)
+
+
+def _compare_likelihoods(key: str, record: Record) -> MeasureResult:
+    """Return likelihood measure `key` compared over the held-out cases that have it."""
+    measure = BY_KEY[key]
+    before, after = (
+        record.likelihoods.get(side, Likelihoods()).values(key) for side in ("base", "tuned")
+    )
+    cases = [case for case in before if case in after]
+    if not cases:
+        return MeasureResult(measure, missing=measure.missing)
+    groups = record.group_of_digest()
+    return _compare_values(
+        measure,
+        [(before[case], after[case]) for case in cases],
+        [groups.get(case, case) for case in cases],
+    )
 
 
 def _compare_marks(record: Record) -> list[MeasureResult]:
@@ -308,15 +518,19 @@ def _compare_marks(record: Record) -> list[MeasureResult]:
     if record.judged is None:
         return []
     measure = Measure("judge", "judge (1 to 5)", 1)
-    judgements = zip(record.judged.base, record.judged.tuned, strict=True)
-    pairs = [
-        (base.mark, tuned.mark)
-        for base, tuned in judgements
+    # The first cases, as many as were judged, and of these the ones with two marks.
+    judgements = zip(
+        record.judged.base, record.judged.tuned, record.answered_groups(), strict=False
+    )
+    marked = [
+        (base.mark, tuned.mark, group)
+        for base, tuned, group in judgements
         if base.mark is not None and tuned.mark is not None
     ]
-    if not pairs:
+    if not marked:
         return [MeasureResult(measure, missing=record.judged.failure or "the judge gave no mark")]
-    return [_compare_values(measure, pairs)]
+    pairs, groups = [(base, tuned) for base, tuned, _ in marked], [group for *_, group in marked]
+    return [_compare_values(measure, pairs, groups)]
 
 
 def _compare_benchmarks(record: Record) -> list[MeasureResult]:

@@ -11,6 +11,7 @@ from medexp.config.command_options import ExportOptions, ExportTo
 from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Quantisation, RunConfig
 from medexp.evaluation import scorecard
+from medexp.evaluation.leading_lines import make_leading_lines
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Record
 from medexp.exporters import (
@@ -29,7 +30,8 @@ from medexp.exporters.merge import MergedWeights
 from medexp.exporters.serve_script import ServeSettings
 from medexp.models import adapter_files, backend, base_identity, weights
 from medexp.models.base_identity import BaseIdentity
-from medexp.reports.page_template import format_interval
+from medexp.reports.console_tables import make_harm_rows
+from medexp.reports.page_template import format_before, format_interval
 from medexp.system import hub
 from medexp.system.console import NOTE, Console
 from medexp.system.units import format_figure
@@ -223,12 +225,15 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
         "merged": f"{merged}, in {job.options.dtype.value}",
         "gguf": f"{merged}, as a GGUF in {job.options.quantisation.value}",
     }
+    scores = _score_stored_answers(job.subject)
     return model_card.CardFacts(
         kind=kind,
         description=descriptions[kind],
         name=job.name,
         run_id=job.run_id,
-        measures=_make_measure_rows(job.subject),
+        measures=_make_measure_rows(job.subject, scores),
+        leading=[(line.name, line.text) for line in make_leading_lines(scores)] if scores else [],
+        harms=make_harm_rows(scores) if scores else [],
         usage=model_card.render_usage(
             job.name,
             files,
@@ -238,28 +243,31 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
     )
 
 
-def _make_measure_rows(subject: FinishedRun) -> list[tuple[str, ...]]:
-    """Return rows of the scorecard of the answers that are stored with the run.
+def _score_stored_answers(subject: FinishedRun) -> scorecard.Scorecard | None:
+    """Return the scorecard of the answers stored with the run, None where there are none."""
+    if subject.record is None:
+        return None
+    place = f"{RECORD} of run {subject.asked}"
+    record = Record.from_json(subject.record.read_text(encoding="utf-8"), place)
+    return scorecard.build_scorecard(record, lexicon.load())
 
-    An older run has no stored answers. Its row is the held-out loss, which MLflow has.
+
+def _make_measure_rows(
+    subject: FinishedRun, scores: scorecard.Scorecard | None
+) -> list[tuple[str, ...]]:
+    """Return a row for every measure of `scores`; of a run without stored answers the held-out
+    loss that MLflow has.
     """
-    if subject.record is not None:
-        record = Record.from_json(
-            subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
-        )
-        results = [
-            result
-            for result in scorecard.build_scorecard(record, lexicon.load()).results
-            if result.comparison is not None
-        ]
+    if scores is not None:
         return [
             (
                 result.measure.title,
-                _format_change(result.before, result.after),
+                f"{format_before(result)} -> {format_figure(result.after)}",
                 result.verdict,
                 format_interval(result),
             )
-            for result in results
+            for result in scores.results
+            if result.comparison is not None
         ]
     metrics = subject.kept.metrics if subject.kept is not None else {}
     if not {"result/loss_before", "result/loss_paired_low"} <= set(metrics):

@@ -36,6 +36,8 @@ class CardFacts:
     run_id: str | None
     measures: Sequence[tuple[str, ...]]
     usage: str
+    leading: Sequence[tuple[str, str]] = ()
+    harms: Sequence[str] = ()
 
 
 def render_card(config: RunConfig, facts: CardFacts) -> str:
@@ -54,7 +56,7 @@ def render_card(config: RunConfig, facts: CardFacts) -> str:
         f"{facts.description}. Made by medexp{origin}.",
         f"## How to use it\n\n{facts.usage}",
         f"## Prompt\n\n{_render_prompt(config)}",
-        f"## What changed\n\n{_render_measures(facts.measures)}",
+        f"## What changed\n\n{_render_leading(facts)}{_render_measures(facts.measures)}",
         f"## Data\n\n{sources_table}\n\n{_describe_split(config)}",
         f"## Training\n\n{_render_table(('', ''), list(_list_settings(config)))}",
         f"## Limits\n\n{limits}",
@@ -176,13 +178,21 @@ def _list_limits(config: RunConfig, facts: CardFacts) -> Iterator[str]:
         )
 
 
+def _render_leading(facts: CardFacts) -> str:
+    """Return the three lines and the worst answers, where the run's answers are stored."""
+    lines = [f"- **{name}** {text}" for name, text in facts.leading]
+    harms = [f"- harmful, {row}" for row in facts.harms]
+    return "\n".join([*lines, *harms, "", ""]) if lines else ""
+
+
 def _render_measures(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "No measures are stored with this run."
     head = ("measure", "base -> tuned", "verdict", "change [95 %]")
     about = (
-        "Held-out cases, base against tuned model, paired: bootstrap 95 % interval of the mean"
-        " change, exact sign test."
+        "Held-out cases, base against tuned model, paired by group (condition, patient): BCa 95 %"
+        " interval of the mean change, sign-flip test. Primary and harm measures give a verdict,"
+        " the others are described."
     )
     return f"{about}\n\n{_render_table(head, rows)}"
 

@@ -2,12 +2,14 @@
 Text only; a page colours them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from medexp.evaluation.measures.sections import section_at
 from medexp.evaluation.measures.words import answer_part
-from medexp.evaluation.scorecard import ScoredAnswer
+from medexp.evaluation.scorecard import HarmfulPassage, ScoredAnswer
+
+HARM = "would harm"
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,11 @@ class MarkedText:
 
     text: str
     against: str = ""
+
+    @property
+    def is_harmful(self) -> bool:
+        """Return whether they advise what would harm the patient."""
+        return self.against.startswith(HARM)
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,29 @@ def split_into_blocks(text: str, scored: ScoredAnswer | None = None) -> list[Blo
 
 def _find_marks(scored: ScoredAnswer) -> list[tuple[int, int, str]]:
     """Return (start, end, why) of every place that counts against the answer; none overlap."""
-    marks = [
-        (found.start, found.end, f"contradicts the {found.about}")
-        for found in scored.contradictions
+    # Harm says more than a contradiction, and that more than that the same words are unsupported.
+    candidates = [
+        *_mark_harms(scored.harms),
+        *(
+            (found.start, found.end, f"contradicts the {found.about}")
+            for found in scored.contradictions
+        ),
+        *((claim.start, claim.end, f"unsupported {claim.kind}") for claim in scored.claims),
     ]
-    # A contradiction says more than that the same words are unsupported.
-    for claim in scored.claims:
-        if not any(claim.start < end and start < claim.end for start, end, _ in marks):
-            marks.append((claim.start, claim.end, f"unsupported {claim.kind}"))
+    marks: list[tuple[int, int, str]] = []
+    for start, end, why in candidates:
+        if not any(start < right and left < end for left, right, _ in marks):
+            marks.append((start, end, why))
     return sorted(marks)
+
+
+def _mark_harms(harms: Sequence[HarmfulPassage]) -> Iterator[tuple[int, int, str]]:
+    """Yield a mark for each sentence that harms; it names all that the sentence advises."""
+    advised: dict[tuple[int, int], list[str]] = {}
+    for harm in harms:
+        advised.setdefault((harm.start, harm.end), []).append(harm.rule)
+    for (start, end), names in advised.items():
+        yield start, end, f"{HARM}: {', '.join(names)}"
 
 
 def _cut_into_pieces(

@@ -226,6 +226,8 @@ def _reasoning_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
         "a word for a missing value as answer or reasoning, held-out cases too",
         str(len(inspection.missing_values)),
     )
+    for name, cases in inspection.missing_columns.items():
+        yield f"no {name}, which other cases have", str(len(cases))
 
 
 def _language_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:

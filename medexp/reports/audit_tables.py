@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from medexp.data.audit.inspection import Inspection
+from medexp.data.audit.inspection import Inspection, describe_missing_columns
 from medexp.data.token_roles import Role, TokenSpan
 from medexp.system.console import DONE, WRONG, Console
 from medexp.system.visible import visible
@@ -58,6 +58,7 @@ def _build_summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
         f"{len(inspection.leaks)} training cases share a question or 13 words with:"
         f" {', '.join(inspection.measured)}"
     )
+    columns = describe_missing_columns(inspection)
     faults = inspection.reasoning
     reasoning = (
         f"{len(faults.empty)} empty, {len(faults.of_another_case)} of another case,"
@@ -72,6 +73,7 @@ def _build_summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
         ("overlap", overlap),
         ("reasoning", reasoning),
         ("missing values", f"{len(inspection.missing_values)} as answer or reasoning"),
+        *([("columns missing", columns)] if columns else []),
         ("language", languages),
     ]
 

@@ -1,10 +1,16 @@
-"""A scorecard printed to a terminal, or as plain lines to a pipe."""
+"""A scorecard on a console: three lines first, the worst cases, then a row a measure."""
 
+from medexp.evaluation.leading_lines import Tone, list_harmful_cases, make_leading_lines
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard, accuracies
-from medexp.reports.page_template import format_interval
+from medexp.reports.page_template import format_before, format_interval
+from medexp.reports.summary import clip_text
 from medexp.system.console import Console
 from medexp.system.units import format_figure
+
+# How many harmful answers are printed, and how much of each question.
+MOST_HARMFUL, QUESTION_CHARACTERS = 5, 120
+TONE_STYLES = {Tone.bad: "red", Tone.good: "green", Tone.plain: ""}
 
 
 def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
@@ -21,12 +27,34 @@ def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
+def print_leading_lines(console: Console, scorecard: Scorecard) -> None:
+    """Print FORM, MEDICINE and HARM, and the harmful answers, the worst first."""
+    for line in make_leading_lines(scorecard):
+        console.result(f"{line.name:<9}{line.text}", style=TONE_STYLES[line.tone])
+    for row in make_harm_rows(scorecard):
+        console.result(f"  {row}", style=TONE_STYLES[Tone.bad])
+
+
+def make_harm_rows(scorecard: Scorecard, most: int = MOST_HARMFUL) -> list[str]:
+    """Return the `most` worst cases, a row each: the question, the sentences, the broken rules."""
+    cases = list_harmful_cases(scorecard)
+    rows = []
+    for case in cases[:most]:
+        said = "; ".join(f'"{passage.text}" ({passage.rule})' for passage in case.passages)
+        new = "new" if case.is_new else "as before"
+        rows.append(f"{new}: {clip_text(case.question, QUESTION_CHARACTERS)} -> {said}")
+    if len(cases) > most:
+        rows.append(f"and {len(cases) - most} more, in the report")
+    return rows
+
+
 def print_scorecard(console: Console, title: str, record: Record, scorecard: Scorecard) -> None:
     """Print what was measured, a row a measure, and below it what was not and why."""
+    print_leading_lines(console, scorecard)
     rows = [
         (
             result.measure.title,
-            f"{format_figure(result.before)} -> {format_figure(result.after)}",
+            f"{format_before(result)} -> {format_figure(result.after)}",
             result.verdict,
             format_interval(result),
         )

@@ -5,7 +5,9 @@ what came of it, what next.
 from collections.abc import Mapping, Sequence
 
 from medexp.config.schema import RunConfig
+from medexp.evaluation.leading_lines import LeadingLine, Tone, make_leading_lines
 from medexp.evaluation.scorecard import MeasureResult, Scorecard
+from medexp.reports.console_tables import make_harm_rows
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE, RunSummary
 from medexp.system.units import GIB, format_duration, format_figure
 from medexp.tracking.artifact_names import (
@@ -137,28 +139,19 @@ def _describe_setup(config: RunConfig) -> str:
     )
 
 
-def _format_opening(scorecard: Scorecard, page: str) -> str:
-    """Return one line: it is all that can be clicked before MLflow unfolds a description."""
-    return " ".join(
-        filter(
-            None,
-            [
-                _format_verdict(scorecard),
-                _format_links(page, (REPORT, "Before and after, side by side")),
-            ],
-        )
-    )
+def _format_opening(card: Scorecard, page: str) -> str:
+    """Return the three lines and the worst cases; the first line has the link, because it is all
+    that can be clicked before MLflow unfolds a description.
+    """
+    link = _format_links(page, (REPORT, "Before and after, side by side"))
+    lines = [f"**{line.name}** {_emphasise(line)}" for line in make_leading_lines(card)]
+    rows = [f"- **{row}**" for row in make_harm_rows(card)]
+    return "\n".join([f"- {lines[0]} · {link}", *(f"- {line}" for line in lines[1:]), *rows])
 
 
-def _format_verdict(scorecard: Scorecard) -> str:
-    """Return the two figures that matter most, as a sentence."""
-    parts = [
-        f"{title} **{format_figure(line.before)} → {format_figure(line.after)}** ({line.verdict})"
-        for key, title in (("loss_completion", "held-out loss"), ("structure", "four sections"))
-        if (line := scorecard.find_result(key)).comparison is not None
-    ]
-    sentence = "; ".join(parts)
-    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
+def _emphasise(line: LeadingLine) -> str:
+    text = line.text.replace(" -> ", " → ")
+    return f"**{text}**" if line.tone is Tone.bad else text
 
 
 def _list_measures(scorecard: Scorecard) -> str:
@@ -174,7 +167,7 @@ def _format_measure(result: MeasureResult) -> str:
     comparison = result.comparison
     assert comparison is not None
     values = f"{format_figure(result.before)} → {format_figure(result.after)}"
-    change = f"{comparison.interval()}, {comparison.pairs} cases"
+    change = f"{comparison.interval()}, {comparison.sample()}"
     return f"- {result.measure.title}: {values}, {result.verdict} ({change})"
 
 

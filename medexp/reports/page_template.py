@@ -35,6 +35,7 @@ def fill_template(name: str, **values: object) -> str:
     environment.filters |= {
         "figure": format_figure,
         "interval": format_interval,
+        "before": format_before,
         "rendered": render_block,
     }
     environment.globals |= {"gib": GIB, "warning": NOT_FOR_CLINICAL_USE}
@@ -58,7 +59,8 @@ def _render_piece(piece: MarkedText) -> str:
     from markupsafe import escape
 
     text = str(escape(piece.text))
-    return f'<u title="{escape(piece.against)}">{text}</u>' if piece.against else text
+    look = ' class="harm"' if piece.is_harmful else ""
+    return f'<u{look} title="{escape(piece.against)}">{text}</u>' if piece.against else text
 
 
 def _render_line(line: str) -> str:
@@ -67,6 +69,15 @@ def _render_line(line: str) -> str:
     if (heading := _HEADING.fullmatch(line)) is not None:
         return f'<span class="heading">{heading[1]}</span>'
     return _STRONG.sub(r"<strong>\1</strong>", _ITEM.sub(r"\1• ", line))
+
+
+def format_before(result: MeasureResult) -> str:
+    """Return the base's mean; where it was asked in two ways, that of the training prompt, and that
+    of its best way.
+    """
+    if len(result.bases) < 2:
+        return format_figure(result.before)
+    return f"{format_figure(result.bases['base'])} | {format_figure(result.bases['base_best'])}"
 
 
 def format_interval(result: MeasureResult) -> str:

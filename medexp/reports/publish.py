@@ -64,6 +64,9 @@ def per_case_table(record: Record, scorecard: Scorecard) -> Mapping[str, Sequenc
             "; ".join(f"{found.about}: {found.text}" for found in answer.contradictions)
             for answer in answers
         ]
+        table[f"harmful_{side}"] = [
+            "; ".join(harm.text for harm in answer.harms) for answer in answers
+        ]
     return table
 
 

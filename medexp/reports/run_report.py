@@ -2,9 +2,10 @@
 Nothing in it is loaded from elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from medexp.evaluation.record import Record
+from medexp.evaluation.leading_lines import list_harmful_cases, make_leading_lines
+from medexp.evaluation.record import AnsweredCase, Record
 from medexp.evaluation.scorecard import Scorecard, accuracies
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
@@ -28,13 +29,16 @@ class ReportHeader:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """A case on the page: the question, the reference and both answers in blocks."""
+    """A case on the page: the question, the reference and the answers in blocks; `base_best` is
+    empty where the base was not asked its best way.
+    """
 
     question: str
     reference: list[Block]
     base: list[Block]
     tuned: list[Block]
     counts: tuple[str, str]
+    base_best: list[Block] = field(default_factory=list)
 
 
 def render_report(record: Record, scorecard: Scorecard, header: ReportHeader) -> str:
@@ -52,6 +56,8 @@ def render_report(record: Record, scorecard: Scorecard, header: ReportHeader) ->
         "report.html",
         header=header,
         scorecard=scorecard,
+        leading=make_leading_lines(scorecard),
+        harmful=list_harmful_cases(scorecard),
         cases=_case_rows(record, scorecard),
         loss_curve=loss_curve,
         lengths=lengths,
@@ -68,6 +74,15 @@ def _case_rows(record: Record, scorecard: Scorecard) -> list[CaseRow]:
             base=split_into_blocks(case.base.text, before),
             tuned=split_into_blocks(case.tuned.text, after),
             counts=(before.describe(), after.describe()),
+            base_best=_split_base_best(case, scorecard, place),
         )
-        for case, before, after in zip(record.cases, scorecard.before, scorecard.after, strict=True)
+        for place, (case, before, after) in enumerate(
+            zip(record.cases, scorecard.before, scorecard.after, strict=True)
+        )
     ]
+
+
+def _split_base_best(case: AnsweredCase, scorecard: Scorecard, place: int) -> list[Block]:
+    if case.base_best is None or not scorecard.base_best:
+        return []
+    return split_into_blocks(case.base_best.text, scorecard.base_best[place])

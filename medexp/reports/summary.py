@@ -66,9 +66,7 @@ def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> li
     rows = [
         (
             "held-out loss",
-            _describe_change(
-                outcome.loss_before, outcome.loss_after, outcome.loss, more_is_better=False
-            ),
+            _describe_change(outcome.loss_before, outcome.loss_after, outcome.loss),
         ),
         ("training loss, last step", f"{outcome.last_loss:.4f}"),
         ("steps", f"{outcome.steps}, {outcome.trainable:,} parameters trained"),
@@ -79,7 +77,7 @@ def build_summary_rows(outcome: RunSummary, adapter: str, mlflow_run: str) -> li
             1,
             (
                 "four sections",
-                _describe_change(structure.before, structure.after, structure, more_is_better=True),
+                _describe_change(structure.before, structure.after, structure),
             ),
         )
     if outcome.steps_s:
@@ -110,22 +108,18 @@ def _comparison_metrics(name: str, comparison: PairedComparison) -> dict[str, fl
         f"result/{name}_paired_change": comparison.change,
         f"result/{name}_paired_low": comparison.low,
         f"result/{name}_paired_high": comparison.high,
+        # The name is that of the test of before 2026-11-29; the p is that of the sign flips.
         f"result/{name}_sign_test_p": comparison.p_value,
     }
 
 
-def _describe_change(
-    before: float, after: float, comparison: PairedComparison | None, more_is_better: bool
-) -> str:
-    """Return before -> after, verdict, the change with its 95 % interval, cases, sign test."""
+def _describe_change(before: float, after: float, comparison: PairedComparison | None) -> str:
+    """Return before -> after, the change with its 95 % interval, cases, groups and p."""
     figures = f"{before:.4f} -> {after:.4f}"
     if comparison is None:
         return figures
     interval = f"{comparison.change:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
-    return (
-        f"{figures}: {comparison.verdict(more_is_better)} ({interval}, {comparison.pairs} cases, p"
-        f" {comparison.p_value:.2g})"
-    )
+    return f"{figures} ({interval}, {comparison.sample()}, p {comparison.p_value:.2g})"
 
 
 def build_answer_columns(

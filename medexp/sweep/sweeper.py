@@ -268,11 +268,11 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
             " the first of them)"
         )
     folder = shlex.quote(str(spec.folder))
+    duration = format_duration(elapsed_s)
     header = (
         f"Question: {study.name}: which {', '.join(study.space.dimensions)} is best?\n"
         f"Result: trial {trial.number} of {study.count_done()}"
-        f" ({labels.format_params(trial.params)}): {figures}; {format_duration(elapsed_s)} of training in"
-        " all.\n"
+        f" ({labels.format_params(trial.params)}): {figures}; {duration} of training in all.\n"
         f"  python -m medexp.train --config-dir {folder} experiment=best"
     )
     cfg = fill_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config.command_options import FinishedRunOptions
+from medexp.config.former_values import restore_former_values
 from medexp.config.resolve import find_tracking_root, relocate_paths
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
@@ -148,6 +149,7 @@ def recompose_from_run(
     for key in OmegaConf.missing_keys(stored):
         if OmegaConf.select(made, key.rpartition(".")[0] or key) is not None:
             OmegaConf.update(made, key, "???", merge=False)
+    restore_former_values(made, stored)
     named = [match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides) if match]
     for key in named:
         value = OmegaConf.select(cfg, key)

@@ -85,6 +85,7 @@ def train(
         continues it.
     """
     request = _Request(config, invocation, console, trial, restored, time.perf_counter())
+    evaluator.check_primary(config.evaluation)
     # A store that cannot be opened is refused before anything is computed for it.
     prepare_store(Path(config.tracking.root or "."))
     config, plan, runners_up = _apply_best_plan(config)

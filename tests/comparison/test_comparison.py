@@ -229,12 +229,12 @@ def test_more_than_another_adapter_is_said() -> None:
 
 def test_so_many_comparisons_are_spoken_of(three: RunComparison) -> None:
     own, corrected = reading_notes(three)
-    verdicts = sum(len(build_change_rows(three, [each])) for each in three.measures)
-    assert f"one in twenty of the {verdicts}" in own
-    assert f"Holm's correction for all {three.num_comparisons} comparisons" in corrected
+    assert "Only primary measures (evaluation.primary)" in own
+    assert len(three.primary_contrasts) == 2
+    assert "Holm's correction for all 2 comparisons in primary measures" in corrected
     few = comparing(run("A", evaluated(range(3))), run("B", evaluated(range(3))))
     assert re.search(
-        r"on its own with \d+ pairs or more; some here have 3\.", reading_notes(few)[-1]
+        r"on its own with 7 groups or more; some here have 3\.", reading_notes(few)[-1]
     )
     assert len(reading_notes(comparing(three.runs[0], three.runs[2]))) == 1
 
@@ -294,7 +294,7 @@ def test_plain_values_are_json_and_name_every_run(three: RunComparison) -> None:
     assert found["runs"][0]["measures"]["loss_answer"]["after"] == 0.5
     (against,) = found["against_reference"]
     assert against["measures"]["loss_answer"] | {"p": 0, "adjusted_p": 0} == {
-        "verdict": "better", "reference": 0.5, "run": 0.25, "change": -0.25, "low": -0.25, "high": -0.25, "p": 0, "pairs": 12,
+        "verdict": "better", "reference": 0.5, "run": 0.25, "change": -0.25, "low": -0.25, "high": -0.25, "p": 0, "pairs": 12, "groups": 12,
         "adjusted_p": 0,
     }  # fmt: skip
     assert against["measures"]["condition_named"]["verdict"] == "not compared"

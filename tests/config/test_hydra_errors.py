@@ -13,8 +13,8 @@ TYPED = [
     ("lora.rank=8", "lora.rank does not exist; it is lora.r"),
     (
         "evaluation.max_new_token=5",
-        "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps, "
-        "reuse_base, embedding, benchmarks, benchmark_files, benchmark_limit, judge; "
+        "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps, primary, "
+        "cases, arms, draws, temperature, reuse_base, embedding, benchmarks, benchmark_files, benchmark_limit, judge; "
         "did you mean evaluation.max_new_tokens?",
     ),
     (

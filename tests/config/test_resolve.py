@@ -108,6 +108,14 @@ BROKEN = {
         (["dataset=local"], ["dataset=local has no file", "set dataset.path=FILE (JSON, JSONL, CSV, TSV or Parquet)", "dataset.hub_id"]),
         (["dataset.max_cases=16"], ["dataset.held_out=16 leaves nothing to train on", "dataset.max_cases=16"]),
         (["evaluation.answers=17"], ["evaluation.answers=17 is more than dataset.held_out=16", "lower the first or raise the"]),
+        (["dataset.max_cases=24", "dataset.validation=8"], ["dataset.validation=8 leave nothing to train on"]),
+        (["training.keep_best=true"], ["training.keep_best=true chooses by the loss on validation cases", "set dataset.validation=16"]),
+        (["training.early_stopping_patience=2"], ["training.early_stopping_patience=2 chooses by", "dataset.validation=0"]),
+    ],
+    "_check_arms": [
+        (["evaluation.arms=[base,base_bst,tuned]"], ["evaluation.arms has base_bst", "did you mean base_best?"]),
+        (["evaluation.arms=[base,base_best]"], ["lacks tuned", "evaluation.arms=[base,base_best,tuned]"]),
+        (["evaluation.draws=3"], ["evaluation.draws=3 with evaluation.temperature=0", "set evaluation.temperature=0.7"]),
     ],
     "_check_benchmarks": [
         (

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.config.schema import Columns
-from medexp.data.cases import Case, compute_digest, parse_case
+from medexp.data.cases import MEASURED_COLUMNS, Case, compute_digest, parse_case, parse_items
 from medexp.errors import DataError
 
 COLUMNS = Columns(question="Question", reasoning="Complex_CoT", answer="Response")
@@ -42,6 +42,58 @@ def test_a_list_is_its_items_between_semicolons():
         "row 1",
     )
     assert case.extra == {"synonyms": "STEMI; heart attack", "codes": "1; 2", "one": "x"}
+
+
+STATEMENTS = ["aspirin 300 mg | chew aspirin", "withhold nitrates; never GTN", "[CT] today", "ä"]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        STATEMENTS,
+        STATEMENTS[:1],
+        STATEMENTS[1:2],
+        ["a;b"],
+        ["first\nline", "x"],
+        ["[1]"],
+        ["[1", "2]"],
+    ],
+)
+def test_a_list_comes_back_as_it_was(items):
+    case = parse_case(RECORD | {"must_say": items}, COLUMNS, "row 1")
+    assert parse_items(case.extra["must_say"]) == items
+    assert parse_case(RECORD | {"must_say": case.extra["must_say"]}, COLUMNS, "row 1") == case
+
+
+def test_an_empty_list_has_no_items():
+    case = parse_case(RECORD | {"must_say": [], "must_not_say": [None, " "]}, COLUMNS, "row 1")
+    assert parse_items(case.extra["must_say"]) == parse_items(case.extra["must_not_say"]) == []
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "aspirin | chew aspirin; avoid nitrates",
+        "aspirin | chew aspirin\navoid nitrates\n",
+        '["aspirin | chew aspirin", "avoid nitrates"]',
+    ],
+)
+def test_a_cell_may_hold_a_list_in_three_ways(cell):
+    assert parse_items(cell) == ["aspirin | chew aspirin", "avoid nitrates"]
+
+
+def test_a_digest_may_ignore_columns():
+    plain = parse_case(RECORD | {"age": 5}, COLUMNS, "row 1")
+    measured = parse_case(RECORD | {"age": 5, "must_say": STATEMENTS}, COLUMNS, "row 1")
+    assert compute_digest([plain]) != compute_digest([measured])
+    assert compute_digest([plain]) == compute_digest([measured], MEASURED_COLUMNS)
+
+
+def test_other_columns_do_not_change_the_digest():
+    plain, with_list = (
+        parse_case(RECORD | extra, COLUMNS, "row 1") for extra in ({}, {"must_say": STATEMENTS})
+    )
+    assert plain.digest == with_list.digest
 
 
 MARKED = "<think>\nHot.\n</think>\n\nRest."

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 from collections import Counter
@@ -7,9 +8,14 @@ import pytest
 
 from medexp.config.registration import find_conf_dir
 from medexp.data import loading as data_loading
+from medexp.data.cases import parse_items
 from medexp.data.split import split_cases
+from medexp.evaluation.measures.safety import alternatives
 
 KEYS = ["Question", "Complex_CoT", "Response", "condition", "specialty", "urgency"]
+LISTS = {"must_say": (3, 5), "must_not_say": (1, 3), "synonyms": (1, 8), "differential": (3, 5)}
+# SHA-256 of the six columns of text as they were before the lists came.
+TEXTS = "a714d6110288f4f2"
 SECTIONS = ["## Symptoms", "## Causes", "## Precautions", "## Red Flags"]
 FILE = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
 
@@ -32,10 +38,56 @@ def test_there_are_enough_of_them(records):
 
 def test_every_record_has_exactly_these_keys_with_text(records):
     for record in records:
-        assert list(record) == KEYS
-        assert all(
-            isinstance(text, str) and text == text.strip() != "" for text in record.values()
-        ), record
+        assert list(record) == [*KEYS, *LISTS, "guideline"]
+        texts = [record[name] for name in (*KEYS, "guideline")]
+        assert all(isinstance(text, str) and text == text.strip() != "" for text in texts), record
+
+
+def test_the_columns_of_text_are_what_runs_were_trained_on(records):
+    texts = json.dumps([[record[name] for name in KEYS] for record in records])
+    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == TEXTS
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_has_some_items_and_none_twice(records, name):
+    least, most = LISTS[name]
+    for record in records:
+        items = record[name]
+        assert least <= len(items) <= most, record["condition"]
+        assert all(item == item.strip() != "" and ";" not in item for item in items), items
+        assert len({item.casefold() for item in items}) == len(items), items
+
+
+@pytest.mark.parametrize("name", ["must_say", "must_not_say"])
+def test_a_statement_has_short_alternatives_and_none_twice(records, name):
+    for record in records:
+        for statement in record[name]:
+            parts = alternatives(statement)
+            assert len(set(parts)) == len(parts), statement
+            assert all(len(part.split()) <= 8 for part in parts), statement
+
+
+def test_both_cases_of_a_condition_have_its_synonyms(records):
+    synonyms = {(record["condition"], tuple(record["synonyms"])) for record in records}
+    assert len(synonyms) == len({record["condition"] for record in records})
+
+
+def test_a_differential_does_not_name_the_condition_itself(records):
+    for record in records:
+        names = {name.casefold() for name in (record["condition"], *record["synonyms"])}
+        assert not names & {name.casefold() for name in record["differential"]}, record["condition"]
+
+
+def test_a_guideline_has_its_year(records):
+    for record in records:
+        assert re.search(r"\b20[0-2]\d\b|continuously updated", record["guideline"])
+
+
+def test_lists_arrive_in_a_case_as_they_were_written(resolved, records):
+    cases = data_loading.load_cases(resolved("dataset=clinical_cases").dataset).cases
+    for case, record in zip(cases, records, strict=True):
+        for name in LISTS:
+            assert parse_items(case.extra[name]) == record[name]
 
 
 def test_every_answer_has_the_four_sections_in_order_with_items(records):

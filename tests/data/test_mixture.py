@@ -226,3 +226,33 @@ def test_too_few_to_measure_on_is_said(dataset):
             [cases("own", 10), cases("other", 2)],
             dataset(held_out=3, held_out_from=part("other", 0.0)),
         )
+
+
+def test_validation_cases_come_from_where_the_test_part_does_and_are_trained_on_from_nowhere(mixed):
+    own, shipped = part("own", 0.8, "condition"), part("shipped", 0.2, "condition")
+    read = [cases("own", 40, 10), cases("shipped", 20, 10)]
+    dataset = mixed([own, shipped], held_out_from=replace(shipped, weight=0.0), validation=4)
+    plain = split_mixture(read, replace(dataset, validation=0))
+    split = split_mixture(read, dataset)
+    assert split.held_out == plain.held_out
+    assert len(split.validation) == 4
+    assert all(case.question.startswith("shipped") for case in split.validation)
+    trained = {case.extra["condition"] for case in split.train}
+    held = {case.extra["condition"] for case in (*split.held_out, *split.validation)}
+    assert not trained & held
+
+
+def test_a_group_of_one_part_s_test_cases_is_in_no_validation(mixed):
+    read = [cases("a", 40, 10), cases("b", 40, 10)]
+    parts = [part("a", 0.5, "condition"), part("b", 0.5, "condition")]
+    split = split_mixture(read, mixed(parts, validation=8))
+    tested = {case.extra["condition"] for case in split.held_out}
+    assert split.validation
+    assert not tested & {case.extra["condition"] for case in split.validation}
+
+
+def test_too_few_to_validate_on_is_said(dataset):
+    own, other = part("own", 1.0), part("other", 0.0)
+    made = dataset(mixture=[own], held_out_from=other, held_out=3, validation=4)
+    with pytest.raises(DataError, match=r"dataset=other has 5 .* dataset\.validation=4; lower it"):
+        split_mixture([cases("own", 9), cases("other", 5)], made)

@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.data.cases import Case
-from medexp.data.split import Split, split_cases
+from medexp.data.split import Split, name_groups, split_cases
 from medexp.errors import DataError
 
 QUESTIONS = st.sampled_from(["a", "A", " a ", "b", "B b", "b  B", "c", "d", "e", "f", "g", "h"])
@@ -158,3 +159,105 @@ def test_an_unknown_group_column_lists_the_columns(dataset):
         ),
     ):
         split_cases(some_cases(5), dataset(group_by="ward"))
+
+
+def make_stratified(counts: dict[tuple[str, str], int]) -> list[Case]:
+    return [
+        Case(
+            f"{specialty} {urgency} {group} {case}",
+            "",
+            "a",
+            {
+                "specialty": specialty,
+                "urgency": urgency,
+                "condition": f"{specialty}{urgency}{group}",
+            },
+        )
+        for (specialty, urgency), groups in counts.items()
+        for group in range(groups)
+        for case in range(2)
+    ]
+
+
+def test_without_new_keys_the_split_is_what_it_was(dataset):
+    cases = make_stratified({("a", "x"): 20, ("b", "y"): 20})
+    split = split_cases(cases, dataset(held_out=10, group_by="condition"))
+    groups = [cases[place : place + 2] for place in range(0, len(cases), 2)]
+    random.Random(3407).shuffle(groups)
+    assert split.held_out == tuple(case for group in groups[:5] for case in group)
+    assert split.train == tuple(case for group in groups[5:] for case in group)
+    assert split.validation == ()
+    assert split.with_test_part_closed() is split
+
+
+def test_validation_takes_whole_groups_after_the_test_part_and_leaves_it_as_it_is(dataset):
+    cases = make_stratified({("a", "x"): 20})
+    plain = split_cases(cases, dataset(held_out=9, group_by="condition"))
+    parted = split_cases(cases, dataset(held_out=9, validation=5, group_by="condition"))
+    assert parted.held_out == plain.held_out
+    assert (len(parted.held_out), len(parted.validation), len(parted.train)) == (10, 6, 24)
+    names = [
+        {case.extra["condition"] for case in part}
+        for part in (parted.train, parted.held_out, parted.validation)
+    ]
+    assert sum(map(len, names)) == len(names[0] | names[1] | names[2])
+    closed = parted.with_test_part_closed()
+    assert closed.held_out == parted.validation
+    assert closed.train == parted.train
+
+
+@pytest.mark.parametrize("held_out", [8, 16, 32, 64])
+def test_strata_are_in_the_test_part_as_they_are_in_all_cases(dataset, held_out):
+    sizes = {"a": 40, "b": 20, "c": 10, "d": 10}
+    urgencies = ("x", "y")
+    cases = make_stratified(
+        {(name, urgency): size for name, size in sizes.items() for urgency in urgencies}
+    )
+    made = dataset(
+        held_out=held_out, validation=held_out, group_by="condition",
+        stratify_by=["specialty", "urgency"],
+    )  # fmt: skip
+    split = split_cases(random.Random(1).sample(cases, len(cases)), made)
+    for part in (split.held_out, split.validation):
+        groups = len(part) / 2
+        for name, size in sizes.items():
+            share = sum(case.extra["specialty"] == name for case in part) / 2
+            assert abs(share - groups * size / 80) <= 1.5
+        urgent = sum(case.extra["urgency"] == "x" for case in part) / 2
+        assert abs(urgent - groups / 2) <= 2
+
+
+def test_a_larger_stratified_test_part_holds_a_smaller_one(dataset):
+    cases = make_stratified({("a", "x"): 20, ("b", "y"): 7})
+    parts = [
+        split_cases(
+            cases, dataset(held_out=held_out, group_by="condition", stratify_by=["specialty"])
+        ).held_out
+        for held_out in (8, 20)
+    ]
+    assert parts[1][:8] == parts[0]
+
+
+def test_a_column_to_stratify_by_that_is_not_there_is_no_stratum(dataset):
+    cases = make_stratified({("a", "x"): 10})
+    split = split_cases(cases, dataset(held_out=4, stratify_by=["ward"]))
+    assert len(split.held_out) == 4
+
+
+def test_too_few_cases_for_both_parts_are_said_with_both(dataset):
+    cases = make_stratified({("a", "x"): 4})
+    with pytest.raises(DataError, match=r"held_out=4 with dataset\.validation=4 leaves none"):
+        split_cases(cases, dataset(held_out=4, validation=4))
+
+
+def test_groups_have_the_name_of_the_first_column_they_have():
+    patient, condition, none = (
+        Case("q1", "", "a", {"patient": "p1", "condition": "c"}),
+        Case("q2", "", "a", {"condition": "c"}),
+        Case("q3", "", "a"),
+    )
+    assert name_groups([patient, condition, none], ["patient", "condition"]) == [
+        "patient=p1",
+        "condition=c",
+        none.digest,
+    ]

@@ -32,6 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Who was asked: a word for every batch of answers and every pass over the held-out cases."""
     heard: list[str] = []
     generate, measure = generation._generate, evaluator.measure_case_losses
+    weigh = evaluator.score_diagnoses
 
     def answering(tuned: Any, prompts: Any, max_new_tokens: int, base: bool, how: Any) -> Any:
         heard.append("base answers" if base else "tuned answers")
@@ -42,21 +43,29 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return measure(*args)
 
     monkeypatch.setattr(generation, "_generate", answering)
+
+    def weighed(*args: Any) -> Any:
+        heard.append("likelihoods")
+        return weigh(*args)
+
     monkeypatch.setattr(evaluator, "measure_case_losses", measured)
+    monkeypatch.setattr(evaluator, "score_diagnoses", weighed)
     return heard
 
 
-def base_side(doors: Doors, result: TrainResult) -> tuple[object, object]:
+def base_side(doors: Doors, result: TrainResult) -> tuple[object, ...]:
     record = Record.from_json((result.adapter.parent / RECORD).read_text(), "here")
-    return [case.base for case in record.cases], record.base_losses
+    base = record.likelihoods["base"]
+    assert len(base.diagnoses) == len(base.knowledge) == len(record.held_out)
+    return [case.base for case in record.cases], record.base_losses, base
 
 
 def test_a_second_run_does_not_ask_the_base_again(doors: Doors, asked: list[str]) -> None:
     first = doors.train(name="first")
-    assert asked == ["base answers", "losses", "losses", "tuned answers"]
+    assert asked == ["base answers", "losses", "losses", "tuned answers", *["likelihoods"] * 2]
     asked.clear()
     second = doors.train("training.learning_rate=5e-3", "lora.r=4", name="second")
-    assert asked == ["losses", "tuned answers"]
+    assert asked == ["losses", "tuned answers", "likelihoods"]
     assert base_side(doors, first) == base_side(doors, second)
     assert (
         doors.history(first.run_id, "eval/loss")[0] == doors.history(second.run_id, "eval/loss")[0]
@@ -67,11 +76,11 @@ def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list
     first = doors.train(name="first")
     asked.clear()
     second = doors.train("evaluation.reuse_base=false", "training.resume=never", name="second")
-    assert asked == ["base answers", "losses", "losses", "tuned answers"]
+    assert asked == ["base answers", "losses", "losses", "tuned answers", *["likelihoods"] * 2]
     assert base_side(doors, first) == base_side(doors, second)
 
 
-def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path]:
+def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path, Path]:
     ready = prepare(
         run,
         split_cases(data_loading.load_cases(run.dataset).cases, run.dataset),
@@ -79,11 +88,11 @@ def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path
     )
     known = known_base.open_baseline_cache(run, found, ready)
     assert known is not None
-    return known.answers, known._losses
+    return known.answers, known._losses, known._likelihoods
 
 
 @pytest.fixture
-def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
+def places(doors: Doors) -> Callable[..., tuple[Path, Path, Path]]:
     """places(*overrides): where the base's answers and losses lie."""
     run = doors.run()
     found = weights.find_weights(run.model)
@@ -94,28 +103,28 @@ def places(doors: Doors) -> Callable[..., tuple[Path, Path]]:
 
 
 def test_what_decides_it_and_nothing_else(
-    places: Callable[..., tuple[Path, Path]], doors: Doors
+    places: Callable[..., tuple[Path, Path, Path]], doors: Doors
 ) -> None:
-    answers, losses = places()
+    answers, losses, likelihoods = places()
     training = (
         "lora.r=4",
         "training.learning_rate=1e-3",
         "training.max_seq_tokens=600",
         "training.seed=5",
     )
-    assert places(*training) == (answers, losses)
+    assert places(*training) == (answers, losses, likelihoods)
     only_answers = places("evaluation.answers=1"), places("evaluation.max_new_tokens=5")
-    assert all(each[0] != answers and each[1] == losses for each in only_answers)
+    assert all(each[0] != answers and each[1:] == (losses, likelihoods) for each in only_answers)
     other = (
         places("dataset.split_seed=7"),
         places("prompt=direct"),
         places("hardware.dtype=float16"),
     )
-    assert all(each[0] != answers and each[1] != losses for each in other)
+    assert all(not set(each) & {answers, losses, likelihoods} for each in other)
 
 
 def test_a_checkpoint_that_was_written_again_is_another_base(
-    places: Callable[..., tuple[Path, Path]], doors: Doors
+    places: Callable[..., tuple[Path, Path, Path]], doors: Doors
 ) -> None:
     before = places()
     file = doors.model / "model.safetensors"
@@ -137,8 +146,11 @@ def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_i
 
 @pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])
 def test_losses_that_cannot_be_read_are_measured_again(tmp_path: Path, text: str) -> None:
-    known = known_base.BaselineCache(tmp_path / "answers.jsonl", tmp_path / "losses.json")
+    files = (tmp_path / name for name in ("answers.jsonl", "losses.json", "likelihoods.json"))
+    known = known_base.BaselineCache(*files)
     (tmp_path / "losses.json").write_text(text)
+    (tmp_path / "likelihoods.json").write_text(text)
+    assert known.load_likelihoods() is None
     assert known.load_losses() is None
     known.store_losses([CaseLoss(1.0, 2, 0.5, 1)])
     assert known.load_losses() == [CaseLoss(1.0, 2, 0.5, 1)]

@@ -20,6 +20,12 @@ ROWS = {
     Benchmark.medmcqa: MEDMCQA,
     Benchmark.pubmedqa: PUBMEDQA,
     Benchmark.mmlu_medical: MMLU,
+    Benchmark.medbullets: MEDQA,
+    Benchmark.medxpertqa: {
+        "question": "Why?\nAnswer Choices: (A) a (B) b (C) c",
+        "options": [{"letter": letter, "content": letter.lower()} for letter in "ABC"],
+        "label": ["C"],
+    },
 }
 
 

@@ -89,7 +89,7 @@ def test_marks_reasons_and_cost_come_back_and_are_compared(lexicon) -> None:
     assert found.tuned[0] == Judgement(5.0, "because", 100, 0.0)
     assert (found.base[0].mark, found.failure) == (2.0, "")
     line = build_scorecard(Record(True, CASES, (), (), judged=found), lexicon).find_result("judge")
-    assert (line.before, line.after, line.verdict) == (2, 5, "improved")
+    assert (line.before, line.after, line.verdict) == (2, 5, "higher")
 
 
 def test_a_record_with_judgements_survives_storing() -> None:

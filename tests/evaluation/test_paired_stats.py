@@ -1,23 +1,16 @@
 """Paired comparisons: known values, and no change found where there is none."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from medexp.evaluation.paired_stats import compare_pairs, estimate_proportion, sign_test_p
+from medexp.evaluation.paired_stats import compare_pairs, estimate_proportion
 
 numbers = st.floats(-1e6, 1e6)
-
-
-@pytest.mark.parametrize(
-    ("ups", "downs", "p"),
-    [(6, 0, 0.03125), (0, 6, 0.03125), (5, 1, 0.21875), (3, 3, 1.0), (0, 0, 1.0), (8, 2, 0.109375)],
-)
-def test_the_sign_test_is_exact(ups, downs, p):
-    assert sign_test_p([1.0] * ups + [-1.0] * downs + [0.0]) == p
 
 
 def test_a_clear_fall_of_a_loss_is_an_improvement():
@@ -31,13 +24,13 @@ def test_a_clear_fall_of_a_loss_is_an_improvement():
 
 
 def test_a_few_large_falls_do_not_make_an_improvement_of_many_rises():
-    found = compare_pairs([3.0] * 20, [3.02] * 16 + [1.0] * 4)
+    found = compare_pairs([3.0] * 20, [3.02] * 14 + [1.0] * 6)
     assert found.p_value < 0.05
     assert found.change < found.high < 0 < found.majority
     assert not found.is_detected
     assert {found.verdict(better) for better in (True, False)} == {"no detectable change"}
     assert (
-        compare_pairs([3.0] * 20, [2.98] * 16 + [1.0] * 4).verdict(more_is_better=False)
+        compare_pairs([3.0] * 20, [2.98] * 14 + [1.0] * 6).verdict(more_is_better=False)
         == "improved"
     )
 
@@ -53,17 +46,55 @@ def test_what_is_called_a_change_is_where_most_of_the_cases_went(pairs):
         assert (rose > fell) == (found.change > 0)
 
 
-def test_weights_weigh_means_change_and_interval_and_not_the_sign_test():
+def test_weights_weigh_means_change_interval_and_test():
     before, after, tokens = [1.0, 2.0, 4.0], [2.0, 1.0, 1.0], [10, 30, 60]
     found = compare_pairs(before, after, tokens)
     assert (found.before, found.after) == pytest.approx((3.1, 1.1))
     assert found.change == pytest.approx(found.after - found.before)
     assert found.low < found.change < found.high
-    assert found.p_value == compare_pairs(before, after).p_value
+    # Weighted, the sums are 10, -30, -180: two of eight patterns of signs are as far from zero.
+    assert found.p_value == 0.5
     alike, plain = compare_pairs(before, after, [7, 7, 7]), compare_pairs(before, after)
-    assert (alike.change, alike.low, alike.high) == pytest.approx(
-        (plain.change, plain.low, plain.high)
+    assert (alike.change, alike.low, alike.high, alike.p_value) == pytest.approx(
+        (plain.change, plain.low, plain.high, plain.p_value)
     )
+
+
+def test_cases_of_a_group_are_one_witness():
+    before, after = [0.0] * 12, [1.0] * 12
+    alone = compare_pairs(before, after)
+    grouped = compare_pairs(before, after, groups=["a"] * 6 + ["b"] * 6)
+    assert (alone.groups, grouped.groups, grouped.pairs) == (12, 2, 12)
+    assert alone.verdict(more_is_better=True) == "improved"
+    assert grouped.verdict(more_is_better=True) == "too few groups"
+    assert grouped.figures().endswith("p 0.5, n 12 in 2 groups")
+    assert (
+        compare_pairs([0.0] * 3, [1.0] * 3, groups=["a"] * 3)
+        .interval()
+        .endswith("[one group has no interval]")
+    )
+
+
+def test_a_large_group_weighs_by_its_cases():
+    found = compare_pairs([0.0] * 4, [1.0, 1.0, 1.0, 0.0], groups=["a", "a", "a", "b"])
+    assert found.change == 0.75 == found.after - found.before
+
+
+def test_a_change_needs_its_interval_as_well_as_its_p():
+    found = compare_pairs([0.0] * 8, [0.5] * 8)
+    assert found.is_detected
+    assert not replace(found, low=-0.1).is_detected
+    assert not replace(found, p_value=0.06).is_detected
+    assert not found.is_detected_at(0.06)
+
+
+def test_what_could_have_been_found_shrinks_with_the_groups():
+    chance = random.Random(2)
+    values = [chance.gauss(0, 1) for _ in range(80)]
+    few, many = (compare_pairs([0.0] * count, values[:count]) for count in (20, 80))
+    assert 1.5 < few.detectable() / many.detectable() < 2.6
+    assert many.detectable(3) > many.detectable()
+    assert compare_pairs([1.0, 2.0], [1.0, 2.0]).detectable() is None
 
 
 def test_the_interval_of_a_weighted_mean_covers_it():
@@ -74,8 +105,9 @@ def test_the_interval_of_a_weighted_mean_covers_it():
         after = [chance.gauss(-0.5, 0.4) for _ in tokens]
         found = compare_pairs([0.0] * 30, after, tokens, seed)
         covered += found.low <= -0.5 <= found.high
-    # 88 % of 200: a percentile bootstrap of 30 falls a little short of its 95 %
-    assert covered >= 176
+    # 86 % of 200: 30 so unlike weights are worth about 15 cases, and a bootstrap of so few falls
+    # short of its 95 %. A verdict needs the sign flips too, which hold their level.
+    assert covered >= 172
 
 
 def test_chance_alone_is_rarely_called_a_change():
@@ -86,11 +118,11 @@ def test_chance_alone_is_rarely_called_a_change():
         detected += compare_pairs(
             values, [value + chance.gauss(0, 1) for value in values], seed=seed
         ).is_detected
-    assert detected <= 10  # 5 % of 200; interval and sign test must agree, so it is fewer
+    assert detected <= 10  # 5 % of 200; interval and sign flips must agree, so it is fewer
 
 
 def test_few_pairs_are_never_enough():
-    assert compare_pairs([0.0] * 4, [1.0] * 4).verdict(more_is_better=True) == "too few cases"
+    assert compare_pairs([0.0] * 4, [1.0] * 4).verdict(more_is_better=True) == "too few groups"
 
 
 def test_no_change_is_none():

@@ -3,6 +3,7 @@ is said.
 """
 
 import json
+from dataclasses import replace
 from math import exp
 
 import pytest
@@ -10,8 +11,15 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
-from medexp.evaluation.record import Answer, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import MEASURES, build_scorecard
+from medexp.evaluation.measures.forced_choice import (
+    LIKELIHOOD_MEASURES,
+    DiagnosisScores,
+    ItemScores,
+    KnowledgeScores,
+    Likelihoods,
+)
+from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, build_record
+from medexp.evaluation.scorecard import MEASURES, build_scorecard, score_answer
 
 GENERIC = "You should rest, drink a lot of water, and see a doctor if it does not get better."
 
@@ -58,9 +66,7 @@ def test_another_version_is_refused():
 
 
 def test_structured_answers_are_told_from_generic_ones(lexicon):
-    found = build_scorecard(recorded(), lexicon)
-    improved = {line.measure.key for line in found.results if line.verdict == "improved"}
-    assert improved >= {
+    keys = {
         "loss_completion",
         "loss_reasoning",
         "loss_answer",
@@ -69,8 +75,13 @@ def test_structured_answers_are_told_from_generic_ones(lexicon):
         "red_flag_recall",
         "ended",
     }
-    assert found.find_result("items_per_section").verdict == "changed"
-    assert found.find_result("contradictions").verdict == "no detectable change"
+    # Primary for this test, one by one: Holm's correction would ask for more than six cases.
+    for key in keys:
+        found = build_scorecard(replace(recorded(), primary=(key,)), lexicon)
+        assert found.find_result(key).verdict == "improved"
+    found = build_scorecard(recorded(), lexicon)
+    assert {found.find_result(key).verdict for key in keys} == {"higher", "lower"}
+    assert found.find_result("contradictions").verdict == "same"
     assert found.find_result("structure").after == 1
 
 
@@ -97,7 +108,7 @@ def test_a_loss_has_one_estimand_and_no_verdict_where_tokens_and_cases_disagree(
     assert values["delta"] == pytest.approx(values["after"] - values["before"])
     # one case has most of the tokens: it decides
     assert values["low"] < 0 < values["delta"] < values["high"]
-    assert found.find_result("loss_completion").verdict == "no detectable change"
+    assert not found.find_result("loss_completion").comparison.is_detected
 
 
 def test_metrics_are_before_after_and_delta_of_what_was_measured(lexicon):
@@ -204,7 +215,56 @@ def test_no_answers_at_all_is_said(lexicon):
         lexicon,
     )
     assert found.find_result("structure").missing == "no held-out question was answered"
-    assert found.find_result("loss_answer").verdict == "too few cases"
+    assert found.find_result("loss_answer").verdict == "same"
+
+
+def test_cases_of_a_group_count_as_one_in_answers_and_losses(lexicon):
+    record = recorded()
+    digests = tuple(case.digest for case in record.cases)
+    grouped = replace(record, held_out=digests, groups=("a", "a", "b", "b", "c", "c"))
+    again = Record.from_json(json.dumps(grouped.as_json()), "here")
+    card = build_scorecard(again, lexicon)
+    for key in ("structure", "loss_answer"):
+        comparison = card.find_result(key).comparison
+        assert (comparison.pairs, comparison.groups, comparison.p_value) == (6, 3, 2 / 8)
+
+
+def test_draws_of_a_question_are_averaged_and_their_harms_add_up(lexicon):
+    record = recorded()
+    further = (Answer(0, "", 0, False), Answer(0, f"So.</think>{REFERENCE}", 9, True))
+    cases = tuple(
+        replace(case, draws={"base": further[:1], "tuned": further}) for case in record.cases
+    )
+    again = Record.from_json(json.dumps(replace(record, cases=cases).as_json()), "here")
+    assert again.cases == cases
+    assert len(again.cases[0].answers("tuned")) == 3
+    assert build_scorecard(again, lexicon).after[0].values["structure"] == pytest.approx(2 / 3)
+
+
+def test_the_base_asked_its_best_way_is_kept_and_shown(lexicon):
+    record = recorded()
+    best = Answer(0, REFERENCE, 9, True)
+    cases = tuple(replace(case, base_best=best) for case in record.cases)
+    again = Record.from_json(json.dumps(replace(record, cases=cases).as_json()), "here")
+    assert again.cases == cases
+    card = build_scorecard(again, lexicon)
+    assert (card.find_result("structure").before, card.find_result("structure").verdict) == (
+        1,
+        "same",
+    )
+    values = card.metrics()
+    assert values["eval/structure/base"] < values["eval/structure/base_best"] == 1
+    assert values["eval/structure/delta"] == 0
+
+
+def test_a_record_of_before_arms_and_groups_is_read(lexicon):
+    values = recorded().as_json()
+    del values["groups"], values["primary"]
+    for case in values["cases"]:
+        del case["base_best"], case["draws"]
+    old = Record.from_json(json.dumps(values), "here")
+    assert old == recorded()
+    assert build_scorecard(old, lexicon).base_best == ()
 
 
 def test_recall_by_meaning_is_there_with_cosines(lexicon):
@@ -216,3 +276,77 @@ def test_recall_by_meaning_is_there_with_cosines(lexicon):
 
 def test_every_measure_has_its_own_key():
     assert len({measure.key for measure in MEASURES}) == len(MEASURES)
+
+
+STATEMENTS = {
+    "must_say": '["aspirin | chew aspirin", "withhold nitrates | avoid nitrates"]',
+    "must_not_say": "give nitrates; send home | go home",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "coverage", "harms"),
+    [
+        ("Chew aspirin. Avoid nitrates.", 1, 0),
+        ("Chew aspirin. Give nitrates.", 0.5, 1),
+        ("Give nitrates, then go home and rest.", 0, 2),
+        ("", 0, 0),
+    ],
+)
+def test_coverage_and_harm_are_read_from_the_columns_of_the_case(lexicon, text, coverage, harms):
+    answer = Answer(0, text, 9, True)
+    case = AnsweredCase(QUESTION, REFERENCE, STATEMENTS, answer, answer)
+    scored = score_answer(case, answer, False, lexicon)
+    assert scored.values["must_say_coverage"] == coverage
+    assert scored.values["must_not_say"] == harms == len(scored.harms)
+
+
+def test_more_harm_is_worse_and_more_coverage_better(lexicon):
+    cases = [Case(f"{QUESTION} {place}", "", REFERENCE, STATEMENTS) for place in range(12)]
+    good = [Answer(place, "Chew aspirin. Avoid nitrates.", 9, True) for place in range(12)]
+    bad = [Answer(place, "Give nitrates.", 9, True) for place in range(12)]
+    found = build_scorecard(build_record(False, cases, (good, bad), ([], [])), lexicon)
+    assert found.find_result("must_say_coverage").verdict == "worse"
+    assert found.find_result("must_not_say").verdict == "worse"
+
+
+def test_without_the_columns_coverage_and_harm_are_not_measured(lexicon):
+    found = build_scorecard(recorded(), lexicon)
+    for key, column in (("must_say_coverage", "must_say"), ("must_not_say", "must_not_say")):
+        assert found.find_result(key).missing.startswith(f"the cases have no column `{column}`")
+
+
+def test_likelihoods_are_compared_over_all_held_out_cases_by_group(lexicon):
+    def side(right: float) -> Likelihoods:
+        diagnoses = tuple(
+            DiagnosisScores(digest, "", ("gout", "malaria"), (right * place, 0.5), ((1,),))
+            for place, digest in enumerate(held_out)
+        )
+        pair = ItemScores("dose", 1.0, 1, 1.0 + right, 1)
+        return Likelihoods(diagnoses, (KnowledgeScores(held_out[0], "", (pair,)),))
+
+    held_out = tuple(f"case {place}" for place in range(4))
+    record = Record(
+        False,
+        (),
+        (),
+        (),
+        held_out=held_out,
+        groups=("a", "a", "b", "b"),
+        likelihoods={"base": side(-1), "tuned": side(1)},
+    )
+    card = build_scorecard(record, lexicon)
+    diagnosis = card.find_result("diagnosis_likelihood")
+    assert (diagnosis.before, diagnosis.after) == (0, 0.75)
+    assert diagnosis.comparison.groups == 2
+    assert card.find_result("diagnosis_margin").after == pytest.approx(1.0)
+    knowledge = card.find_result("knowledge_likelihood")
+    assert (knowledge.before, knowledge.after, knowledge.comparison.pairs) == (0, 1, 1)
+    assert Record.from_json(json.dumps(record.as_json()), "here") == record
+    assert card.metrics()["eval/diagnosis_likelihood/after"] == 0.75
+
+
+def test_without_likelihoods_their_measures_say_why(lexicon):
+    card = build_scorecard(Record(False, (), (), ()), lexicon)
+    for key in LIKELIHOOD_MEASURES:
+        assert "likelihoods were not asked for" in card.find_result(key).missing

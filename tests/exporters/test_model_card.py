@@ -80,6 +80,19 @@ def test_a_reader_finds_prompt_measures_data_limits_and_licences(
     )
 
 
+def test_the_three_lines_and_the_harm_lead_what_changed(resolved: Callable[..., RunConfig]) -> None:
+    leading = [("FORM", "four sections 0 -> 1"), ("MEDICINE", "not measured"), ("HARM", "worse")]
+    facts = model_card.CardFacts(
+        "adapter", "A thing", "mine", None, MEASURES, "", leading, ["new: COPD? -> no oxygen"]
+    )
+    text = model_card.render_card(resolved(), facts)
+    changed = text[text.index("## What changed") :]
+    places = [
+        changed.index(words) for words in ("FORM", "MEDICINE", "HARM", "no oxygen", "held-out loss")
+    ]
+    assert places == sorted(places)
+
+
 def test_how_to_use_it_fits_the_kind(resolved: Callable[..., RunConfig]) -> None:
     run = resolved()
     assert "AutoPeftModelForCausalLM" in _card(run, "adapter").text

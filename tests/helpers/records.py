@@ -11,6 +11,9 @@ from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record
 from medexp.evaluation.scorecard import build_scorecard
 
+# Two measures that every record made here has, so that runs can be called better or worse.
+PRIMARY = ("loss_answer", "structure")
+
 
 def evaluated(
     cases: Sequence[int] = range(8),
@@ -19,6 +22,7 @@ def evaluated(
     text: str = REFERENCE,
     digests: bool = True,
     settings: Mapping[str, str] | None = None,
+    primary: tuple[str, ...] = PRIMARY,
     **more: object,
 ) -> EvaluatedRun:
     """A run on held-out `cases`, of which it answered the first `answers` (all); its answers lose
@@ -48,7 +52,13 @@ def evaluated(
         for value in (30.0, nats)
     ]
     record = Record(
-        True, tuple(said), losses[0], losses[1], held_out=names if digests else (), **more
+        True,
+        tuple(said),
+        losses[0],
+        losses[1],
+        held_out=names if digests else (),
+        primary=primary,
+        **more,
     )  # type: ignore[arg-type]
     return EvaluatedRun(record, build_scorecard(record, lexicon.load()), settings or {})
 

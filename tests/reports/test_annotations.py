@@ -43,6 +43,18 @@ def test_unsupported_and_contradicting_words_are_marked(lexicon):
     ]
 
 
+def test_harmful_advice_is_marked_as_a_whole_and_once(lexicon):
+    advice = "Withhold oxygen and bronchodilators, and give amoxicillin"
+    text = f"Hm.</think>## Precautions\n- {advice}\n- Rest"
+    extra = {"must_not_say": "withhold oxygen; withhold bronchodilators | stop inhalers"}
+    answer = Answer(0, text, 1, True)
+    case = AnsweredCase(QUESTION, REFERENCE, extra, answer, answer)
+    blocks = split_into_blocks(text, score_answer(case, answer, True, lexicon))
+    marks = [(piece.text, piece.against) for block in blocks for piece in block.pieces]
+    assert (advice, "would harm: withhold oxygen, withhold bronchodilators") in marks
+    assert "".join(piece for piece, _ in marks) == text
+
+
 def test_an_empty_answer_has_no_blocks():
     assert split_into_blocks("") == []
 

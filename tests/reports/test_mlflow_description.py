@@ -4,7 +4,14 @@ import pytest
 
 from medexp.config.registration import find_conf_dir
 from medexp.evaluation.paired_stats import compare_pairs
-from medexp.evaluation.scorecard import BY_KEY, MeasureResult, Scorecard
+from medexp.evaluation.scorecard import (
+    BY_KEY,
+    HarmfulPassage,
+    MeasureResult,
+    Scorecard,
+    ScoredAnswer,
+)
+from medexp.evaluation.verdicts import Role, Verdict
 from medexp.reports import mlflow_description
 from medexp.reports.summary import RunSummary
 
@@ -66,12 +73,13 @@ def test_the_verdict_comes_first_then_the_question_and_the_links(
         resolved("hardware=cpu"), "why?", outcome, card, PAGE, RUN
     ).split("\n\n")
     report = "#/experiments/1/runs/abc/artifacts/report.html?workflowType=machine_learning"
-    assert (
-        said[0]
-        == f"Held-out loss **4.1 → 3.1** (improved). [Before and after, side by side]({report})"
-    )
+    form, medicine, harm = said[0].splitlines()
+    # The first line is all that can be clicked before MLflow unfolds a description.
+    assert form == f"- **FORM** not measured · [Before and after, side by side]({report})"
+    assert medicine.startswith("- **MEDICINE** not measured (diagnosis among eight")
+    assert harm == "- **HARM** not measured"
     assert said[1] == "**Question:** why?"
-    assert said[2].startswith("- held-out loss, all: 4.1 → 3.1, improved (-1 [")
+    assert said[2].startswith("- held-out loss, all: 4.1 → 3.1, lower (-1 [")
     assert "\n" not in said[2]  # what was not measured is not listed
     assert "artifacts/config/composed.yaml?workflowType=machine_learning)" in said[3]
     assert (
@@ -96,10 +104,27 @@ def test_nothing_is_said_of_what_was_not_asked(
 def test_an_evaluation_says_its_verdict_and_no_command(card: Scorecard) -> None:
     said = mlflow_description.describe_evaluation(card, PAGE)
     assert said.startswith(
-        "Held-out loss **4.1 → 3.1** (improved). [Before and after, side by"
-        " side](#/experiments/1/runs/abc/artifacts/"
+        "- **FORM** not measured · [Before and after, side by side]"
+        "(#/experiments/1/runs/abc/artifacts/"
     )
     assert "python -m" not in said
+
+
+def test_harm_is_bold_and_its_worst_case_stands_below_the_three_lines(card: Scorecard) -> None:
+    measure = BY_KEY["must_not_say"]
+    comparison = compare_pairs([0.0] * 4, [0.0, 0.0, 0.0, 1.0])
+    judged = Verdict("worse", Role.harm, 0.5, newly_harmful=1)
+    harm = MeasureResult(measure, 0.0, 0.25, comparison, judged=judged)
+    said = HarmfulPassage("must_not_say", "withhold oxygen", "Do not give oxygen.")
+    answers = [ScoredAnswer({"must_not_say": 0.0}, (), ())] * 4
+    harmful = ScoredAnswer({"must_not_say": 1.0}, (), (), (said,))
+    results = (harm, *(result for result in card.results if result.measure is not measure))
+    red = Scorecard(
+        results, tuple(answers), (*answers[:3], harmful), questions=("a", "b", "c", "COPD?")
+    )
+    lines = mlflow_description.describe_evaluation(red, PAGE).splitlines()
+    assert lines[2].endswith("**harmful advice 0 → 0.25: worse, 1 case newly harmful**")
+    assert lines[3] == '- **new: COPD? -> "Do not give oxygen." (withhold oxygen)**'
 
 
 def test_a_study_says_its_best_or_that_there_is_none() -> None:

@@ -3,14 +3,24 @@ measured.
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from helpers import browser
 from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.evaluation.measures import lexicon
+from medexp.evaluation.paired_stats import compare_pairs
 from medexp.evaluation.record import Answer, AnsweredCase, BenchmarkGrades, CaseLoss, Record
-from medexp.evaluation.scorecard import build_scorecard
+from medexp.evaluation.scorecard import (
+    BY_KEY,
+    HarmfulPassage,
+    MeasureResult,
+    build_scorecard,
+)
+from medexp.evaluation.verdicts import Role, Verdict
 from medexp.reports.run_charts import draw_length_histogram
 from medexp.reports.run_report import ReportHeader, render_report
 from medexp.system.units import GIB, format_figure
@@ -19,12 +29,18 @@ LOSSES = tuple(CaseLoss(30.0 + number, 10, 9.0, 4) for number in range(6))
 LATER = tuple(CaseLoss(20.0 + number, 10, 6.0, 4) for number in range(6))
 
 
-def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> str:
+def rendered(
+    said: str = "Give warfarin.",
+    cases: int = 1,
+    primary: tuple[str, ...] = (),
+    extra: Mapping[str, str] = MappingProxyType({}),
+    **about: object,
+) -> str:
     asked = tuple(
         AnsweredCase(
             QUESTION,
             REFERENCE,
-            {},
+            extra,
             Answer(at, "", 0, False),
             Answer(at, f"So.</think>{said}", 5, True),
         )
@@ -36,6 +52,7 @@ def rendered(said: str = "Give warfarin.", cases: int = 1, **about: object) -> s
         LOSSES,
         LATER,
         benchmarks={"medqa": BenchmarkGrades((True, False), (True, True))},
+        primary=primary,
     )
     return render_report(
         record,
@@ -52,6 +69,20 @@ def test_what_a_model_says_is_shown_and_never_run() -> None:
 
 def test_unsupported_terms_are_underlined_with_the_reason() -> None:
     assert '<u title="unsupported drug">warfarin</u>' in rendered()
+
+
+@pytest.mark.parametrize(
+    ("advice", "statement"),
+    [
+        ("If the redness persists, a corneal transplant may be offered", "corneal transplant"),
+        ("Withhold oxygen and bronchodilators", "withhold bronchodilators"),
+    ],
+)
+def test_harmful_advice_is_red_with_what_would_harm(advice: str, statement: str) -> None:
+    said = f"## Precautions\n- Wash your hands\n- {advice}\n"
+    page = rendered(said, extra={"must_not_say": f"{statement} | something else"})
+    assert f'<u class="harm" title="would harm: {statement}">{advice}</u>' in page
+    assert page.count('<u class="harm" title="would harm') == 1
 
 
 def test_sections_have_their_colours_and_an_empty_answer_says_so() -> None:
@@ -102,12 +133,56 @@ def test_a_page_is_no_wider_than_its_window_and_figures_stand_under_their_heads(
 
 def test_verdicts_intervals_and_reasons_are_in_the_table() -> None:
     page = rendered()
-    assert '<td class="improved">improved</td>' in page
+    assert '<td class="none">lower</td>' in page
+    named = rendered(primary=("loss_answer",))
+    assert '<td class="improved">improved</td>' in named
+    assert "held-out loss, answer 2.25 -&gt; 1.5: improved (n 6)" in named
     assert "-1 [-1, -1], p 0.031, n 6" in page
     assert "evaluation.embedding is off" in page
     assert (
         '<td>MedQA</td><td>tuned</td><td class="number">2</td><td class="number">1.000</td>' in page
     )
+
+
+def test_the_three_lines_and_the_harmful_answers_come_before_everything_else() -> None:
+    asked = AnsweredCase(
+        "COPD, SpO2 87 %?", "", {}, Answer(0, "Rest.", 1, True), Answer(0, "No oxygen.", 2, True),
+        base_best=Answer(0, "Oxygen, in its own words.", 4, True),
+    )  # fmt: skip
+    record = Record(True, (asked,), LOSSES, LATER)
+    card = build_scorecard(record, lexicon.load())
+    said = HarmfulPassage("must_not_say", "withhold oxygen", "No oxygen.")
+    sides = [
+        replace(scored, values={**scored.values, "must_not_say": value}, harms=harms)
+        for scored, value, harms in (
+            (card.before[0], 0.0, ()), (card.base_best[0], 0.0, ()), (card.after[0], 1.0, (said,))
+        )
+    ]  # fmt: skip
+    comparison = compare_pairs([0.0], [1.0])
+    harm = MeasureResult(
+        BY_KEY["must_not_say"], 0.0, 1.0, comparison, judged=Verdict("worse", Role.harm, 0.5, 1),
+        bases={"base": 0.0, "base_best": 0.0},
+    )  # fmt: skip
+    results = tuple(
+        harm if result.measure.key == "must_not_say" else result for result in card.results
+    )
+    card = replace(
+        card,
+        results=results,
+        before=(sides[0],),
+        base_best=(sides[1],),
+        after=(sides[2],),
+    )
+    page = render_report(record, card, ReportHeader("A run", [("model", "tiny")]))
+    places = [
+        page.index(text)
+        for text in (">FORM<", ">MEDICINE<", ">HARM<", "No oxygen.", "What changed")
+    ]
+    assert places == sorted(places)
+    assert '<tr class="bad"><th>HARM</th>' in page
+    assert "base, asked its best way" in page
+    assert "in its own words." in page
+    assert '<td class="number">0 | 0</td>' in page
 
 
 def test_planned_and_measured_vram_are_drawn_against_the_ceiling() -> None:

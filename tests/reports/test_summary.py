@@ -63,7 +63,7 @@ def test_the_summary_has_every_figure_with_its_unit():
 def test_a_rising_loss_is_shown_with_its_sign():
     worse = replace(ON_CARD, loss_after=3.0, loss=compare_pairs([2.5] * 8, [3.0] * 8))
     row = dict(build_summary_rows(worse, "", ""))["held-out loss"]
-    assert row.startswith("2.5000 -> 3.0000: worse (+0.500 [+0.500, +0.500], 8 cases")
+    assert row.startswith("2.5000 -> 3.0000 (+0.500 [+0.500, +0.500], n 8, p 0.0078)")
 
 
 def test_a_cpu_has_no_peak_vram():
@@ -111,7 +111,7 @@ def test_the_warning_says_that_it_is_not_for_clinical_use():
 def test_answers_are_compared_where_there_are_some():
     built = replace(ON_CARD, structure=compare_pairs([0.0] * 6, [0.75, 1.0, 0.5, 1.0, 0.25, 0.5]))
     assert dict(build_summary_rows(built, "", ""))["four sections"].startswith(
-        "0.0000 -> 0.6667: improved (+0.667 ["
+        "0.0000 -> 0.6667 (+0.667 ["
     )
     assert run_metrics(built)["result/structure_paired_change"] == pytest.approx(2 / 3)
     assert not any("structure" in name for name in run_metrics(ON_CARD))

@@ -43,7 +43,7 @@ class Trains:
         cfg, subject = recompose_for_rerun(cfg, options, words)
         run = resolve(cfg, machine.read(), self.doors.root, {})
         yaml = OmegaConf.to_yaml(make_paths_absolute(cfg, self.doors.root), resolve=True)
-        invocation = invoke(self.doors.root / "out", words, yaml, options)
+        invocation = invoke(self.doors.root / "out", words, yaml)
         return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
 
     def tags(self, result: TrainResult) -> dict[str, str]:

@@ -164,10 +164,10 @@ def test_where_less_can_be_pinned_activations_stay_on_the_card(
 ) -> None:
     tried, load, refusals = card(), RefusingCard.load, ["once", "and again"]
 
-    def refused(self: RefusingCard) -> AdapterModel:
+    def refused(self: RefusingCard, config: RunConfig) -> AdapterModel:
         if refusals and refusals.pop():
             raise HostMemoryError("the system cannot pin more host memory")
-        return load(self)
+        return load(self, config)
 
     monkeypatch.setattr(RefusingCard, "load", refused)
     tried.asked = change_values(tried.asked, {"hardware.offload_activations": True})

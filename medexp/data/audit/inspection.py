@@ -16,13 +16,14 @@ learnt, repeats, leaks, faults.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data.audit.contamination import Contamination, MeasuredTexts, find_contamination
 from medexp.data.audit.duplicates import find_near_copies, find_near_duplicates
 from medexp.data.audit.language import count_languages
+from medexp.data.audit.missing_columns import find_missing_columns
 from medexp.data.audit.missing_values import find_missing_values, is_missing_value
 from medexp.data.audit.reasoning_checks import ReasoningFaults, find_reasoning_faults
 from medexp.data.case_counts import CaseCounts
@@ -92,6 +93,7 @@ class Inspection:
     previews: Sequence[Sequence[TokenSpan]]
     measured: Sequence[str]
     missing_values: Sequence[Case] = ()
+    missing_columns: Mapping[str, Sequence[Case]] = field(default_factory=dict)
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -112,6 +114,13 @@ class Inspection:
             "missing_values": {
                 "count": len(self.missing_values),
                 "places": [case.place for case in self.missing_values[:EXAMPLES]],
+            },
+            "missing_columns": {
+                name: {
+                    "count": len(cases),
+                    "places": [case.place for case in cases[:EXAMPLES]],
+                }
+                for name, cases in self.missing_columns.items()
             },
             "broken_rules": list(self.broken),
         }
@@ -172,6 +181,19 @@ def inspect(
         ],
         measured=[HELD_OUT, *benchmarks],
         missing_values=list(find_missing_values([*train.cases, *held_out.cases])),
+        missing_columns=find_missing_columns([*train.cases, *held_out.cases]),
+    )
+
+
+def describe_missing_columns(inspection: Inspection) -> str:
+    """Return which columns that measures read some cases lack, with the first places; "" where none
+    does.
+    """
+    return "; ".join(
+        f"{name} in {len(cases)}"
+        f" ({listing([case.place or 'a case without a place' for case in cases[:3]])}"
+        f"{', ...' if len(cases) > 3 else ''})"
+        for name, cases in inspection.missing_columns.items()
     )
 
 

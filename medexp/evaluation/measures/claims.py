@@ -34,6 +34,7 @@ what contradicts the evidence in other words. English only.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -349,13 +350,13 @@ def check_statement(
 
 def count_claims(checked: Sequence[CheckedClaim]) -> ClaimCounts:
     """Return how many of `checked` have which verdict."""
-    counts = {verdict: sum(each.verdict == verdict for each in checked) for verdict in VERDICTS}
+    counts = Counter(claim.verdict for claim in checked)
     return ClaimCounts(
         supported=counts[SUPPORTED],
         contradicted=counts[CONTRADICTED],
         fabricated=counts[FABRICATED],
         not_in_evidence=counts[NOT_IN_EVIDENCE],
-        is_dismissing=any(each.is_dismissal for each in checked),
+        is_dismissing=any(claim.is_dismissal for claim in checked),
     )
 
 

@@ -1,4 +1,4 @@
-"""The options of a sweep (`hydra.sweeper` in conf/hydra/sweeper/medexp.yaml) as a checked object."""
+"""The options of a sweep as a checked object; conf/hydra/sweeper/medexp.yaml has their defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

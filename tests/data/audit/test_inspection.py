@@ -8,7 +8,12 @@ from dataclasses import replace
 import pytest
 
 from medexp.config.schema import LossOn, Overlong, Prompt
-from medexp.data.audit.inspection import Inspection, inspect, summarize_lengths
+from medexp.data.audit.inspection import (
+    Inspection,
+    describe_missing_columns,
+    inspect,
+    summarize_lengths,
+)
 from medexp.data.case_counts import count_cases
 from medexp.data.cases import Case
 from medexp.data.encoding import EncodedCases, encode_cases
@@ -238,6 +243,28 @@ def test_a_word_for_a_missing_value_is_found_on_both_sides(inspected, word):
         f"2 cases have a word for a missing value as answer or reasoning ({word} in row 3 of a.csv,"
         f" {word} in "
     )
+
+
+def test_columns_that_some_cases_lack_are_named(inspected):
+    full = {"must_say": "gout", "must_not_say": '["stop allopurinol"]'}
+    train = [replace(case, extra=full) for case in TRAIN[:30]]
+    train[3] = replace(
+        train[3], extra={"must_say": " ", "must_not_say": "x"}, place="row 4 of a.csv"
+    )
+    seen = inspected(train, [replace(HELD_OUT[0], extra={"must_say": "gout"}, place="row 31")])
+    assert describe_missing_columns(seen) == (
+        "must_say in 1 (row 4 of a.csv); must_not_say in 1 (row 31)"
+    )
+    assert seen.as_dict()["missing_columns"] == {
+        "must_say": {"count": 1, "places": ["row 4 of a.csv"]},
+        "must_not_say": {"count": 1, "places": ["row 31"]},
+    }
+    # A case without them is not measured; it is no fault.
+    assert seen.broken == ()
+
+
+def test_columns_that_no_case_has_are_not_missed(inspected):
+    assert describe_missing_columns(inspected(TRAIN[:30])) == ""
 
 
 def test_a_short_answer_is_no_missing_value(inspected):

@@ -107,14 +107,14 @@ def test_kept_layers_that_are_not_marked_keep_their_activations(resolved):
         )
 
 
-def test_a_hand_back_that_changes_a_weight_is_seen(monkeypatch):
+def test_a_release_that_changes_a_weight_is_seen(monkeypatch):
     def spoils(network: Any, _: object) -> int:
         with torch.no_grad():
             for each in network.parameters():
                 each.mul_(1.1)
         return 0
 
-    monkeypatch.setattr(gradient_check, "hand_back", spoils)
+    monkeypatch.setattr(gradient_check, "release_scratch", spoils)
     made = recipe()
     found = find_difference(make_scratch_patch(SimpleNamespace(), made), made)
     assert found is not None

@@ -1,0 +1,49 @@
+"""What a key that is newer than a run, or than a user's own file, is where nobody says it: what
+medexp did before the key was there.
+
+So old runs are made again as they were, files written before a key go on composing, and a run that
+leaves the new keys at these values is known by the same fingerprint as ever.
+"""
+
+from omegaconf import DictConfig, OmegaConf
+
+FORMER_VALUES: dict[str, object] = {
+    "dataset.validation": 0,
+    "dataset.stratify_by": [],
+    "training.keep_best": False,
+    "training.early_stopping_patience": None,
+    "evaluation.primary": ["diagnosis_likelihood", "must_say_coverage", "knowledge_likelihood"],
+    "evaluation.cases": "dataset",
+    "evaluation.arms": ["base", "tuned"],
+    "evaluation.draws": 1,
+    "evaluation.temperature": 0.0,
+    "evaluation.likelihoods": False,
+    "evaluation.benchmark_files.medbullets": None,
+    "evaluation.benchmark_files.medxpertqa": None,
+    "evaluation.benchmark_reasoning": False,
+}
+
+
+def fill_former_values(cfg: DictConfig) -> DictConfig:
+    """Return `cfg` with the former value of every new key that its groups have and nobody set."""
+    filled = OmegaConf.create(cfg)
+    for key, value in FORMER_VALUES.items():
+        group, _, name = key.rpartition(".")
+        if OmegaConf.is_missing(filled, group) or group not in filled:
+            continue
+        node = filled[group]
+        if OmegaConf.is_dict(node) and (name not in node or OmegaConf.is_missing(node, name)):
+            OmegaConf.update(filled, key, value, merge=False, force_add=True)
+    return filled
+
+
+def restore_former_values(made: DictConfig, stored: DictConfig) -> None:
+    """Put the former value into `made` for every new key that the `stored` config is older than."""
+    for key, value in FORMER_VALUES.items():
+        group = key.rpartition(".")[0]
+        if OmegaConf.select(made, group) is None or OmegaConf.select(stored, group) is None:
+            continue
+        node = OmegaConf.select(stored, group)
+        name = key.rpartition(".")[2]
+        if name not in node or OmegaConf.is_missing(node, name):
+            OmegaConf.update(made, key, value, merge=False)

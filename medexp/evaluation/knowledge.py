@@ -1,0 +1,90 @@
+"""Does a model find what the references say likelier than the same with one fact turned wrong,
+without being asked to write? Every reference item against its minimal corruptions.
+
+The rules, in full:
+- The item follows the prompt of the run, the prompt's own marks up to the answer with nothing in
+  the place of the reasoning, and the heading of the item's section. The heading and the rest of the
+  reference are the same for both, and are not counted.
+- An item is preferred where it costs fewer nats a token (`measures.forced_choice` says why).
+- The corruptions are made by rules (`measures.corruptions`), at most MAX_A_CASE a case, the same
+  for every model.
+
+It sees errors of relation (the dose of one drug given to another, left for right, "rest at home")
+that a comparison of terms cannot see. It says nothing of what a model writes by itself.
+"""
+
+from collections.abc import Callable, Sequence
+
+from medexp.config.schema import Prompt
+from medexp.data.cases import Case
+from medexp.data.encoding import Vocabulary
+from medexp.evaluation.diagnosis import answer_prefix
+from medexp.evaluation.likelihood import Continuation, log_likelihoods
+from medexp.evaluation.measures.corruptions import Corruption, corrupt_reference
+from medexp.evaluation.measures.forced_choice import ItemScores, KnowledgeScores
+from medexp.models.adapter_model import AdapterModel
+
+
+def score_knowledge(
+    model: AdapterModel,
+    prompt: Prompt,
+    cases: Sequence[Case],
+    vocabulary: Vocabulary,
+    fits: Callable[[int, int], bool],
+    shares_prefix: bool,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[KnowledgeScores]:
+    """Return the scores of those of `cases` whose reference has items that can be corrupted.
+
+    `fits` and `shares_prefix` are as in `likelihood.log_likelihoods`; `advance` is told how many
+    cases have been measured.
+    """
+    found = []
+    for case in cases:
+        if corruptions := corrupt_reference(case.answer, case.question):
+            prefix = answer_prefix(prompt, case.question, "", vocabulary)
+            texts = _continuations(corruptions, prefix, vocabulary)
+            nats = dict(
+                zip(
+                    texts,
+                    log_likelihoods(model, [*texts.values()], fits, shares_prefix),
+                    strict=True,
+                )
+            )
+            pairs = tuple(_pair(each, texts, nats) for each in corruptions)
+            group = case.extra.get("condition", case.digest)
+            found.append(KnowledgeScores(case.digest, group, pairs))
+        advance(1)
+    return found
+
+
+Key = tuple[str, str]
+
+
+def _continuations(
+    corruptions: Sequence[Corruption], prefix: tuple[int, ...], vocabulary: Vocabulary
+) -> dict[Key, Continuation]:
+    """Return each text once, by its section and words; what stands before the item is not counted."""
+    found: dict[Key, Continuation] = {}
+    for each in corruptions:
+        heading = vocabulary.encode(f"## {each.section.title()}\n-")
+        for text in (each.item, each.text):
+            ids = vocabulary.encode(f" {text}")
+            found[each.section, text] = Continuation(prefix, (*heading, *ids), len(heading))
+    return found
+
+
+def _pair(
+    corruption: Corruption, texts: dict[Key, Continuation], nats: dict[Key, float]
+) -> ItemScores:
+    true, corrupted = (
+        (corruption.section, corruption.item),
+        (corruption.section, corruption.text),
+    )
+    return ItemScores(
+        corruption.kind,
+        -nats[true],
+        texts[true].counted,
+        -nats[corrupted],
+        texts[corrupted].counted,
+    )

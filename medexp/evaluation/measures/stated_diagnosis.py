@@ -1,0 +1,222 @@
+"""Which diagnosis does an answer state, and is it the right one? Graded exact, broader, in the
+differential, or absent, by rules over English text.
+
+The rules, in full:
+- Only the answer counts. Where the prompt asks for a chain of thought that ends with `</think>`, a
+  text in which it never ends is no answer: absent.
+- The statement is the first of these that names a known condition, or else the first there is:
+  what follows "Final diagnosis:", "Diagnosis:" or "the most likely diagnosis is"; the first line of
+  Causes; what follows "consistent with", "this is", "you have" and the like; the first sentence.
+  "Differential diagnosis:" is none of them.
+- Of a statement the part counts that stands before a colon, a semicolon, the end of the sentence,
+  or "or", "versus", "rather than", "unlike", "but", "although": what comes later is explained or
+  weighed there.
+- Exact: the part that counts names the condition, by its name, a synonym (condition_synonyms.tsv
+  and the case's own), or all words of its name in another order. Broader: it names what holds the
+  condition among other things (condition_broader.tsv). Differential: the condition is named
+  elsewhere in the answer. A name that is denied, or stands in a question, is not named
+  (`clinical_terms.is_negated`).
+- Names are compared word by word, in one spelling for British and American English, without plural
+  s. A name in capitals alone (PE, DKA) is looked for in capitals. Behind a word that tells another
+  condition apart (CONTRASTS: viral meningitis, chronic pancreatitis) a name does not count, unless
+  the word is in the condition's own name.
+
+A name that no list has is not seen: the grade is a lower bound. It reads English.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from medexp.data.prompts import THINK_END
+from medexp.data.words import locate_words
+from medexp.evaluation.measures.clinical_terms import Lexicon, is_negated
+from medexp.evaluation.measures.conditions import (
+    are_related,
+    broader_than,
+    shipped_conditions,
+    synonyms_of,
+)
+from medexp.evaluation.measures.reference_recall import lines, names_condition
+from medexp.evaluation.measures.sections import heading_alone, sections
+from medexp.evaluation.measures.words import (
+    POSSESSIVE,
+    answer_part,
+    fold,
+    singular,
+    term_key,
+)
+
+LONGEST_NAME = 8
+GRADES = ("exact", "broader", "differential", "absent")
+CONTRASTS = frozenset(
+    "viral bacterial fungal allergic autoimmune tuberculous aseptic chronic recurrent spontaneous"
+    " secondary tertiary open haemorrhagic ischaemic cluster tension rheumatoid psoriatic"
+    " reactive septic infective gestational chickenpox lung liver pancreatic hepatic cardiogenic"
+    " hypovolaemic neurogenic ectopic hyperosmolar optic diabetic alcoholic nephrogenic acquired"
+    " aspiration drug seborrhoeic atopic vernal varicella".split()
+)
+_NO_TERMS = Lexicon({}, 0)
+_FOLDED_CONTRASTS = frozenset(map(fold, CONTRASTS))
+_SURE = r"(?:(?:most|more|very|highly)\s+)?(?:likely|probable|probably|presumed|presumably|suspected|almost certainly|clearly)"
+_KIND = r"(?:final|working|primary|leading|main|principal|provisional|presumptive|clinical|underlying|unifying|correct)"
+_LABEL = re.compile(
+    rf"(?<!differential )(?<!alternative )(?<!other )\b(?:(?:{_SURE}|{_KIND})\s+)*"
+    r"(?:diagnosis|impression|condition)\b[*_ ]*(?:\([^)]*\))?[*_ ]*"
+    r"(?::[*_ ]*|\s(?:(?:here|in this (?:case|patient|woman|man|child))\s)?"
+    r"(?:is|was|would be|appears to be|seems to be|remains|must be|of)\b\s*)(?P<text>\S.*)",
+    re.IGNORECASE,
+)
+_CAUSE = re.compile(
+    rf"\b{_SURE}\s+(?:cause|explanation|reason|culprit|problem)\b[^.:;]{{0,60}}?(?:\bis\b|:)\s*(?P<text>\S.*)",
+    re.IGNORECASE,
+)
+_PHRASE = re.compile(
+    r"\b(?:consistent with|compatible with|in keeping with|suggestive of|suggests?|suggesting|indicative of|indicates?|"
+    r"points? (?:strongly |clearly )?(?:to|towards?)|diagnosed with|suffering from|typical of|characteristic of|"
+    rf"(?:this|it|that|these(?: \w+)?) (?:is|are|was|represents?)(?: {_SURE})?|(?:you|he|she|they|patient|child) "
+    rf"(?:{_SURE} )?(?:have|has)(?: {_SURE})?)\b\s*(?P<text>\S.*)",
+    re.IGNORECASE,
+)
+_COUNTS_UNTIL = re.compile(
+    r"[:;?!]|\.(?=\s|$)|\b(?:or|versus|vs\.?|rather than|unlike|but|although|however|"
+    r"as opposed to|not)\b|/(?=\s)",
+    re.IGNORECASE,
+)
+_MARKS = re.compile(r"[*_`#]+")
+
+
+@dataclass(frozen=True)
+class StatedDiagnosis:
+    """The `grade` of an answer (one of GRADES), and the words that count, "" where it states
+    nothing."""
+
+    grade: str
+    statement: str
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the right condition is stated, and no more than that is asked."""
+        return self.grade == "exact"
+
+
+def grade_stated_diagnosis(
+    answer: str, condition: str, reasons: bool, synonyms: Sequence[str] = ()
+) -> StatedDiagnosis:
+    """Return how the diagnosis that `answer` states relates to `condition`.
+
+    `reasons` where the prompt asks for a chain of thought that ends with `</think>`; `synonyms` are
+    further names of the condition, beside those that medexp knows.
+    """
+    if reasons and THINK_END not in answer:
+        return StatedDiagnosis("absent", "")
+    text = _MARKS.sub("", answer_part(answer))
+    names = [condition, *synonyms_of(condition), *synonyms]
+    own = frozenset(term_key(condition))
+    statements = [_part_that_counts(each) for each in _statements(answer, text)]
+    stated = next(
+        (
+            each
+            for each in statements
+            if _is_exact(each, names, own) or _named_conditions(each, with_broader=True)
+        ),
+        statements[0] if statements else "",
+    )
+    if _is_exact(stated, names, own):
+        return StatedDiagnosis("exact", stated)
+    named = _named_conditions(stated, with_broader=False)
+    others = {name for name in named if not are_related(name, condition)}
+    if not others and _names_one(stated, broader_than(condition), own):
+        return StatedDiagnosis("broader", stated)
+    rest = [line for line in lines(text) if not line.endswith("?")]
+    if any(_is_exact(line, names, own) for line in rest):
+        return StatedDiagnosis("differential", stated)
+    return StatedDiagnosis("absent", stated)
+
+
+def _statements(answer: str, text: str) -> Iterator[str]:
+    """Yield what may state the diagnosis, the surest first."""
+    said = [line for line in lines(text) if not line.endswith("?")]
+    found = [
+        match for line in said for match in (_LABEL.search(line), _CAUSE.search(line)) if match
+    ]
+    yield from (each["text"] for each in found if each[0].casefold().startswith("final"))
+    yield from (each["text"] for each in found)
+    for section in sections(answer):
+        if section.name == "causes" and section.items:
+            yield _MARKS.sub("", section.items[0])
+    yield from (match["text"] for line in said if (match := _PHRASE.search(line)))
+    yield from (line for line in said[:1] if heading_alone(line) is None)
+
+
+def _part_that_counts(statement: str) -> str:
+    """Return the part of `statement` before what is only explained or weighed.
+
+    A full stop, colon or bracket at its very start is passed over.
+    """
+    cut = _COUNTS_UNTIL.search(statement, 1) if statement else None
+    return statement[: cut.start()] if cut else statement
+
+
+def _is_exact(text: str, names: Sequence[str], own: frozenset[str]) -> bool:
+    """Return whether `text` names the condition word by word, or with all words of its name."""
+    if _names_one(text, names, own):
+        return True
+    told_apart = {fold(word) for word, _, _ in locate_words(text)} & (_FOLDED_CONTRASTS - own)
+    return len(own) > 1 and not told_apart and names_condition(text, names[:1], _NO_TERMS)
+
+
+def _names_one(text: str, names: Sequence[str], own: frozenset[str]) -> bool:
+    """Return whether `text` names one of `names`, word by word, without denying it."""
+    return any(_names(text, name, own) for name in names)
+
+
+def _names(text: str, name: str, own: frozenset[str]) -> bool:
+    wanted = term_key(name)
+    found = locate_words(_without_possessive(text))
+    keys = [singular(fold(word)) for word, _, _ in found]
+    for at in range(len(keys) - len(wanted) + 1):
+        if tuple(keys[at : at + len(wanted)]) != wanted:
+            continue
+        start, end = found[at][1], found[at + len(wanted) - 1][2]
+        if name.isupper() and text[start:end] != name:
+            continue
+        before = keys[at - 1] if at else ""
+        behind = keys[at + len(wanted)] if at + len(wanted) < len(keys) else ""
+        is_another = (before in _FOLDED_CONTRASTS and before not in own) or behind == "like"
+        if not is_another and not is_negated(text, start, end):
+            return True
+    return False
+
+
+def _named_conditions(text: str, with_broader: bool) -> frozenset[str]:
+    """Return the shipped conditions that `text` names, or names something broader than."""
+    keys = [singular(fold(word)) for word, _, _ in locate_words(_without_possessive(text))]
+    known = _known_names(with_broader)
+    return frozenset(
+        condition
+        for at in range(len(keys))
+        for end in range(at + 1, min(at + LONGEST_NAME, len(keys)) + 1)
+        for condition in known.get(tuple(keys[at:end]), ())
+    )
+
+
+def _without_possessive(text: str) -> str:
+    return POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
+
+
+@cache
+def _known_names(with_broader: bool) -> Mapping[tuple[str, ...], frozenset[str]]:
+    """Return the conditions that each name of at most LONGEST_NAME words may mean.
+
+    Names in capitals alone are left out: in lower case they are other words.
+    """
+    found: dict[tuple[str, ...], frozenset[str]] = {}
+    for condition in shipped_conditions():
+        broader = broader_than(condition) if with_broader else ()
+        for name in (condition, *synonyms_of(condition), *broader):
+            if not name.isupper():
+                key = term_key(name)
+                found[key] = found.get(key, frozenset()) | {condition}
+    return found

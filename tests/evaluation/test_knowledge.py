@@ -1,0 +1,56 @@
+"""Reference items against their corruptions, in a real (tiny) model."""
+
+import pytest
+from helpers.commands import Doors
+
+from medexp.config.schema import Prompt
+from medexp.data.cases import Case
+from medexp.data.encoding import make_vocabulary
+from medexp.evaluation.diagnosis import answer_prefix
+from medexp.evaluation.knowledge import score_knowledge
+from medexp.evaluation.likelihood import Continuation, fits_tokens, log_likelihoods
+from medexp.models import backend as stack
+from medexp.models import loading as model
+from medexp.models import weights
+from medexp.models.adapter_model import AdapterModel
+from medexp.models.tokenizer import load_tokenizer
+from medexp.system import machine
+
+PROMPT = Prompt("a", "Q: {question}\n<think>\n", "{reasoning}\n</think>\n\n{answer}")
+CASE = Case(
+    "A crushing chest pain?",
+    "Heart.",
+    "## Symptoms\n- Cold left hand\n## Precautions\n- Aspirin 300 mg at once",
+    {"condition": "acute coronary syndrome"},
+)
+
+
+@pytest.fixture
+def tuned(doors: Doors) -> AdapterModel:
+    run = doors.run("hardware.dtype=float32")
+    modules = stack.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
+    return model.load_model(run, found, load_tokenizer(found, modules), modules)
+
+
+def test_every_corruption_is_a_pair_and_the_items_are_counted_alone(tuned):
+    words = make_vocabulary(tuned.tokenizer, PROMPT)
+    counted = []
+    cases = [CASE, Case("Another?", "", "No sections here.")]
+    (found,) = score_knowledge(
+        tuned, PROMPT, cases, words, fits_tokens(8, 200), True, counted.append
+    )
+    assert counted == [1, 1]
+    assert (found.case, found.group) == (CASE.digest, "acute coronary syndrome")
+    kinds = [pair.kind for pair in found.pairs]
+    assert sorted(kinds) == ["dose", "dose", "drug", "laterality", "send_home"]
+    hand = found.pairs[kinds.index("laterality")]
+    prefix = answer_prefix(PROMPT, CASE.question, "", words)
+    heading = words.encode("## Symptoms\n-")
+    true, corrupted = (
+        Continuation(prefix, (*heading, *words.encode(f" Cold {side} hand")), skipped=len(heading))
+        for side in ("left", "right")
+    )
+    expected = log_likelihoods(tuned, [true, corrupted], fits_tokens(1, 200), False)
+    assert [-hand.true_nats, -hand.corrupted_nats] == pytest.approx(expected, abs=1e-4)
+    assert hand.true_tokens == len(words.encode(" Cold left hand"))
