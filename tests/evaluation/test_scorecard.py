@@ -298,7 +298,22 @@ def test_coverage_and_harm_are_read_from_the_columns_of_the_case(lexicon, text, 
     case = AnsweredCase(QUESTION, REFERENCE, STATEMENTS, answer, answer)
     scored = score_answer(case, answer, False, lexicon)
     assert scored.values["must_say_coverage"] == coverage
-    assert scored.values["must_not_say"] == harms == len(scored.harms)
+    named = [passage for passage in scored.harms if passage.key == "must_not_say"]
+    assert scored.values["must_not_say"] == harms == len(named)
+
+
+def test_contradicted_and_fabricated_statements_are_harms_with_their_place(lexicon):
+    text = "So.</think>- No sore throat\n- Give zolvastatin\n- Sore throat\n- Gout of the toe"
+    answer = Answer(0, text, 9, True)
+    case = AnsweredCase(QUESTION, REFERENCE, {}, answer, answer)
+    scored = score_answer(case, answer, True, lexicon)
+    assert scored.values["contradicted_claims"] == scored.values["fabricated"] == 1
+    assert [(passage.key, text[passage.start : passage.end]) for passage in scored.harms] == [
+        ("contradicted_claims", "No sore throat"),
+        ("fabricated", "Give zolvastatin"),
+    ]
+    own = score_answer(case, Answer(0, f"</think>{REFERENCE}", 9, True), True, lexicon)
+    assert own.values["contradicted_claims"] == own.values["fabricated"] == 0
 
 
 def test_more_harm_is_worse_and_more_coverage_better(lexicon):
