@@ -103,7 +103,7 @@ _RESULTS = _Results()
 
 
 @contextmanager
-def _drop_on_full_disk() -> Iterator[None]:
+def drop_on_full_disk() -> Iterator[None]:
     """Drop what is printed, from now on, where standard output's file lies on a full disk.
 
     Raising would end a run that is finished but for its printing. Python would try once more at its
@@ -152,7 +152,7 @@ def quiet_when_unread() -> Iterator[None]:
 
 def _flush_results() -> bool:
     """Flush standard output; return whether all of it has come to its file."""
-    with _drop_on_full_disk():
+    with drop_on_full_disk():
         sys.stdout.flush()
     return _RESULTS.are_complete
 
@@ -216,12 +216,12 @@ class Console:
         """Print one line of the outcome on standard output, after DONE, NOTE or WRONG, or in rich's
         `style`; it stays one line in a pipe.
         """
-        with _drop_on_full_disk():
+        with drop_on_full_disk():
             _print(self.results, Text.assemble(_format_mark(mark), (text, style)))
 
     def raw(self, text: str) -> None:
         """Write `text` to standard output as it is, for programs."""
-        with _drop_on_full_disk():
+        with drop_on_full_disk():
             self.results.file.write(visible(text) + "\n")
 
     def table(
@@ -246,7 +246,7 @@ class Console:
             )
         for row in rows:
             table.add_row(*map(Text, row))
-        with _drop_on_full_disk():
+        with drop_on_full_disk():
             self.results.print(table)
             self.results.print()
 
