@@ -11,7 +11,6 @@ everybody. An answer's grade is what it covers of the case plus the balance of i
 
 import argparse
 import json
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +26,8 @@ from medexp.evaluation.measures.claims import (
 )
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.reference_recall import MIN_SHARE, items, names_condition
-from medexp.evaluation.measures.sections import SECTIONS, heading_alone
+from medexp.evaluation.measures.safety import must_say_coverage
+from medexp.evaluation.measures.sections import heading_alone
 
 CASES = Path(__file__).parents[2] / "medexp" / "data" / "clinical_cases.jsonl"
 DISMISSIVE = (
@@ -126,20 +126,17 @@ def grade_answer(case: Case, answer: str, known: Lexicon) -> float:
 
 
 def measure_coverage(case: Case, answer: str, known: Lexicon) -> float:
-    """Return the mean of condition named and the reference's items said, section by section; what
-    must be said (`must_say`) in their place where the case has it.
+    """Return the mean of four shares: the condition named, what must be said, and the reference's
+    red flags and precautions.
     """
     said = gather_evidence([answer], known)
-    wanted = (
-        [case["must_say"]]
-        if case.get("must_say")
-        else [items(case["Response"], section) for section in SECTIONS]
-    )
+    names = [case["condition"], *case["synonyms"]]
     shares = [
-        mean(recall_statement(item, said, MIN_SHARE) for item in group) for group in wanted if group
+        mean(recall_statement(item, said, MIN_SHARE) for item in items(case["Response"], section))
+        for section in ("red flags", "precautions")
     ]
-    names = [case["condition"], *re.split(r"\s*;\s*", str(case.get("synonyms") or ""))]
-    return mean([float(names_condition(answer, [name for name in names if name], known)), *shares])
+    must_say = must_say_coverage(answer, case["must_say"])
+    return mean([float(names_condition(answer, names, known)), must_say or 0.0, *shares])
 
 
 if __name__ == "__main__":

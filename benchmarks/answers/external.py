@@ -16,7 +16,8 @@ show, is in README.md beside this file.
 - MEDEC: the wrong sentence is checked against the corrected text, in which every content word must
   stand. Recall by kind of error. False alarms: a text without an error is checked against the
   corrected text of another record about the same patient, which says the same in other words; one
-  flagged sentence is an alarm. Records without such a twin are not counted there.
+  flagged sentence is an alarm. Records without such a twin are not counted there; in a file without
+  any, the other sentences of the faulty texts stand in.
 - MedLFQA: pairs that experts judged (options A and B), or questions with statements that an answer
   must have.
 """
@@ -132,12 +133,17 @@ def measure_medhallu(
 def measure_medec(records: Sequence[Record], verifiers: Sequence[Verifier] = ()) -> dict[str, Any]:
     """Return recall by kind and false alarms of the rules; a judge's or classifier's beside them."""
     faulty = [
-        row
+        {**row, "corrected_text": corrected}
         for row in records
-        if row.get("is_faulty") and _text(row, "error_sentence") and _text(row, "corrected_text")
+        if row.get("is_faulty")
+        and _text(row, "error_sentence")
+        and (corrected := _corrected_text(row))
     ]
     correct = [row for row in records if not row.get("is_faulty") and _text(row, "text")]
     twins = [(row, twin) for row in correct if (twin := _find_twin(row, faulty))]
+    # Where no patient is told twice, the other sentences of faulty texts are what must not be flagged.
+    rests = [] if twins else [(_without_error(row), row) for row in faulty]
+    twins = twins or rests
     rules = _medec_figures(faulty, twins, _flag_by_rules)
     found: dict[str, Any] = {"rules": rules, "best": {**rules, "verifier": "rules"}}
     graded = [each for each in verifiers if not each.name.endswith("likelihood")]
@@ -145,10 +151,11 @@ def measure_medec(records: Sequence[Record], verifiers: Sequence[Verifier] = ())
         each.name: _medec_figures(faulty, twins, lambda pairs, each=each: _flag_by(each, pairs))
         for each in graded
     }
+    found["false_alarms_are_taken_on"] = "other sentences" if rests else "twins"
     found["records"] = {
         "wrong_sentences": len(faulty),
         "texts_without_error": len(correct),
-        "of_them_with_a_twin": len(twins),
+        "of_them_with_a_twin": len(twins) - len(rests),
         "left_out": len(records) - len(faulty) - len(correct),
     }
     return found
@@ -226,6 +233,17 @@ def _medec_figures(
         "false_alarms_by_sentence": _share(flags),
         "recall_by_kind": {kind: _share(by_kind[kind]) for kind in sorted(by_kind)},
     }
+
+
+def _corrected_text(row: Record) -> str:
+    """Return the text with the wrong sentence put right."""
+    sentence, text = _text(row, "corrected_sentence"), _text(row, "text")
+    whole = text.replace(_text(row, "error_sentence"), sentence) if sentence else ""
+    return _text(row, "corrected_text") or whole
+
+
+def _without_error(row: Record) -> Record:
+    return {"text": _text(row, "text").replace(_text(row, "error_sentence"), " ")}
 
 
 def _find_twin(row: Record, faulty: Sequence[Record]) -> Record | None:

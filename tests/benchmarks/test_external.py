@@ -88,6 +88,17 @@ def test_a_wrong_sentence_is_caught_and_a_twin_in_other_words_is_not(external):
     assert external.measure_medec([])["rules"]["recall"] is None
 
 
+def test_without_a_twin_the_other_sentences_of_a_faulty_text_must_not_be_flagged(external):
+    without_text = {key: value for key, value in FAULTY.items() if key != "corrected_text"}
+    record = {**without_text, "corrected_sentence": "Erythromycin is given."}
+    found = external.measure_medec([record, {"is_faulty": False, "text": "Another story."}])
+    assert found["rules"]["recall"] == 1
+    assert found["rules"]["false_alarms"] == 0
+    assert found["false_alarms_are_taken_on"] == "other sentences"
+    assert found["records"]["of_them_with_a_twin"] == 0
+    assert external.measure_medec([FAULTY, CORRECT])["false_alarms_are_taken_on"] == "twins"
+
+
 def _judged(*choices):
     experts = {
         f"medical_expert_{number}": f"1) Alignment: Tie\n4) Reasoning: {choice}\n6) Omission: Tie"
