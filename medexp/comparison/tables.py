@@ -290,6 +290,23 @@ def build_leading_rows(comparison: RunComparison) -> list[tuple[str, str, str, T
     ]
 
 
+def build_seed_rows(comparison: RunComparison) -> list[tuple[str, ...]]:
+    """Return a row for every measure of runs that differ in their seed alone: measure, labels, mean
+    of the tuned models, lowest to highest, standard deviation, half an interval over cases.
+    """
+    return [
+        (
+            spread.measure.title,
+            ", ".join(spread.labels),
+            format_figure(spread.mean),
+            f"{format_figure(spread.low)} to {format_figure(spread.high)}",
+            f"{spread.deviation:.2g}",
+            "–" if spread.half_width is None else f"± {spread.half_width:.2g}",
+        )
+        for spread in comparison.seed_spreads
+    ]
+
+
 def reading_notes(comparison: RunComparison) -> list[str]:
     """Return how the verdicts are to be read, and what so many comparisons allow."""
     notes = [
