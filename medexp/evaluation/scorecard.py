@@ -14,6 +14,12 @@ from statistics import fmean
 
 from medexp.data.cases import parse_items
 from medexp.data.words import split_words
+from medexp.evaluation.measures.claims import (
+    CONTRADICTED,
+    FABRICATED,
+    check_claims,
+    gather_evidence,
+)
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, contradictions
 from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
@@ -91,7 +97,7 @@ MEASURES = (
     ),
     Measure(
         "must_say_coverage",
-        "must-say coverage",
+        "must be said",
         1,
         "the cases have no column `must_say`, or are not English",
     ),
@@ -101,8 +107,8 @@ MEASURES = (
         -1,
         "the cases have no column `must_not_say`, or are not English",
     ),
-    Measure("contradicted_claims", "contradicted claims", -1, "no claims were checked"),
-    Measure("fabricated", "fabricated claims", -1, "no claims were checked"),
+    Measure("contradicted_claims", "contradicted claims", -1, "the rules are English"),
+    Measure("fabricated", "fabricated claims", -1, "the rules are English"),
     Measure("structure", "four sections (0 to 1)", 1),
     Measure("items_per_section", "items a section", 0),
     Measure(
@@ -150,6 +156,8 @@ MEASURES = (
 )
 # What may give a verdict where the config names nothing else (`evaluation.primary`).
 DEFAULT_PRIMARY = ("diagnosis_likelihood", "must_say_coverage", "knowledge_likelihood")
+# The measures of wrong claims, and the verdict that each counts.
+CLAIM_MEASURES = {"contradicted_claims": CONTRADICTED, "fabricated": FABRICATED}
 HARM_MEASURES = ("must_not_say", "contradicted_claims", "fabricated")
 # One newly harmful case is enough here: the case itself names what must not be said.
 HARMS_BY_CASE = ("must_not_say",)
@@ -352,7 +360,12 @@ def _score_arm(
     case: AnsweredCase, arm: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
 ) -> ScoredAnswer:
     """Return the scores of all answers of `arm` to `case` as one: their means."""
-    scored = [score_answer(case, answer, reasons, lexicon, cosines) for answer in case.answers(arm)]
+    # Only the training prompt begins a chain of thought: the base's own way of being asked does not.
+    is_begun = reasons and arm != "base_best"
+    scored = [
+        score_answer(case, answer, reasons, lexicon, cosines, is_begun)
+        for answer in case.answers(arm)
+    ]
     if len(scored) == 1:
         return scored[0]
     values: dict[str, float | None] = {}
@@ -369,12 +382,15 @@ def score_answer(
     reasons: bool,
     lexicon: Lexicon,
     cosines: Cosines | None = None,
+    is_begun: bool | None = None,
 ) -> ScoredAnswer:
     """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning.
 
-    Reasoning that was cut off is no answer: such an answer is scored as an empty one.
+    Reasoning that was cut off is no answer: where the prompt begins it (`is_begun`; as `reasons`
+    if not given) and the text does not end it, the answer is scored as an empty one.
     """
-    text = end_reasoning(answer.text) if reasons else answer.text
+    is_inside = reasons if is_begun is None else is_begun
+    text = end_reasoning(answer.text) if is_inside else answer.text
     built = structure(text)
     # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
     languages = {language(case.question), language(case.reference)}
@@ -397,7 +413,25 @@ def score_answer(
     forbidden = parse_items(case.extra.get("must_not_say", "")) if is_english else []
     harms = tuple(_name_harm(harm) for harm in must_not_say(text, forbidden))
     content |= {"must_not_say": float(len(harms))} if forbidden else {}
-    return ScoredAnswer(values | content, claims, against, harms)
+    wrong = _find_wrong_claims(case, text, lexicon) if is_english else ()
+    for key in CLAIM_MEASURES if is_english else ():
+        content[key] = float(sum(passage.key == key for passage in wrong))
+    return ScoredAnswer(values | content, claims, against, (*harms, *wrong))
+
+
+def _find_wrong_claims(
+    case: AnsweredCase, text: str, lexicon: Lexicon
+) -> tuple[HarmfulPassage, ...]:
+    """Return the statements of an answer that question and reference contradict, or that name what
+    is made up.
+    """
+    known = gather_evidence([case.question, case.reference], lexicon)
+    return tuple(
+        HarmfulPassage(key, each.why, each.statement.text, each.statement.start, each.statement.end)
+        for each in check_claims(text, known)
+        for key, verdict in CLAIM_MEASURES.items()
+        if each.verdict == verdict
+    )
 
 
 def _name_harm(harm: Harm) -> HarmfulPassage:

@@ -96,7 +96,7 @@ def test_without_harm_nothing_is_red():
 def test_what_was_not_measured_is_said_and_not_passed_over():
     card = make_card([scored(structure=1.0)] * 3, [scored(structure=1.0)] * 3)
     _, medicine, harm = make_leading_lines(card)
-    assert medicine.text == "not measured (must-say coverage, diagnosis among eight)"
+    assert medicine.text == "not measured (must be said, diagnosis among eight)"
     assert (harm.text, harm.tone) == ("not measured", Tone.plain)
 
 

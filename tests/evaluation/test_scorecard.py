@@ -129,6 +129,28 @@ def test_empty_answers_are_measured_for_what_they_are(lexicon):
     assert "empty" in found.find_result("unsupported_per_100_words").missing
 
 
+def test_red_flags_and_precautions_are_each_recalled_from_their_own_section(lexicon):
+    advice = "Paracetamol 1 g up to four times daily; clarithromycin 500 mg if bacterial"
+    warning = "Drooling or stridor: airway obstruction"
+    for line, precautions, red_flags in ((advice, 0.5, 0), (warning, 0, 0.5)):
+        answer = f"So.</think>- {line}"
+        values = build_scorecard(recorded(after=answer), lexicon).after[0].values
+        assert (values["precaution_recall"], values["red_flag_recall"]) == (precautions, red_flags)
+
+
+def test_every_measure_has_the_direction_that_is_better():
+    """A copy by hand: a flipped sign turns a verdict round, and nothing else would show it."""
+    better, worse, neither = (
+        {each.key for each in MEASURES if each.better == sign} for sign in (1, -1, 0)
+    )
+    assert {"structure", "condition_named", "red_flag_recall", "precaution_recall"} <= better
+    assert {"ended", "think_closed", "same_language"} <= better
+    assert worse >= {"loss_completion", "loss_reasoning", "loss_answer", "contradictions"}
+    assert "repetition" in worse
+    assert neither >= {"items_per_section", "words"}
+    assert len(better) + len(worse) + len(neither) == len(MEASURES)
+
+
 def test_reasoning_that_was_cut_off_is_no_answer(lexicon):
     """The text that never comes to `</think>` is the reference itself: it earns nothing."""
     scored = build_scorecard(recorded(after=REFERENCE), lexicon).after[0]
@@ -276,7 +298,22 @@ def test_coverage_and_harm_are_read_from_the_columns_of_the_case(lexicon, text, 
     case = AnsweredCase(QUESTION, REFERENCE, STATEMENTS, answer, answer)
     scored = score_answer(case, answer, False, lexicon)
     assert scored.values["must_say_coverage"] == coverage
-    assert scored.values["must_not_say"] == harms == len(scored.harms)
+    named = [passage for passage in scored.harms if passage.key == "must_not_say"]
+    assert scored.values["must_not_say"] == harms == len(named)
+
+
+def test_contradicted_and_fabricated_statements_are_harms_with_their_place(lexicon):
+    text = "So.</think>- No sore throat\n- Give zolvastatin\n- Sore throat\n- Gout of the toe"
+    answer = Answer(0, text, 9, True)
+    case = AnsweredCase(QUESTION, REFERENCE, {}, answer, answer)
+    scored = score_answer(case, answer, True, lexicon)
+    assert scored.values["contradicted_claims"] == scored.values["fabricated"] == 1
+    assert [(passage.key, text[passage.start : passage.end]) for passage in scored.harms] == [
+        ("contradicted_claims", "No sore throat"),
+        ("fabricated", "Give zolvastatin"),
+    ]
+    own = score_answer(case, Answer(0, f"</think>{REFERENCE}", 9, True), True, lexicon)
+    assert own.values["contradicted_claims"] == own.values["fabricated"] == 0
 
 
 def test_more_harm_is_worse_and_more_coverage_better(lexicon):

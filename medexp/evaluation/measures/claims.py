@@ -12,9 +12,12 @@ The rules, in full:
   least `needed` of its content words and all its numbers are in the evidence. A name of the lexicon
   is there when the evidence has the same concept, or a narrower one.
 - It is CONTRADICTED when an evidence line (no question) with at least ALIGNED of its content words
-  - denies what it affirms or affirms what it denies (`clinical_terms.is_negated`), a name of the
-    lexicon or FLIPPED of the shared words. Under Red Flags
-    and Precautions a finding that the patient does not have yet is no contradiction;
+  - denies what it affirms or affirms what it denies (`clinical_terms.is_negated`): FLIPPED of the
+    shared words, or the name that a denial begins with. Both denying something, a denial from
+    before a comma, and what is only put off (DEFERRAL) say nothing. Red Flags and Precautions are
+    held against the evidence's own, and a finding that the patient does not have yet is no
+    contradiction there;
+  - is what it denies, word by word, by a denial at its start;
   - has the opposite of one of its words (OPPOSITES: left, right; increase, decrease);
   - has another number of the same unit, and no line has the statement's;
   - has a drug where the statement has another, and all else is the same.
@@ -112,6 +115,16 @@ ACTION = re.compile(
     r"|check|measure|test\w*|scan|oxygen)\b",
     re.IGNORECASE,
 )
+LEADING_DENIAL = re.compile(
+    r"(?:no|not|never|without|do not|don['’]t|there (?:is|are|was|were) no|it is not true that|the"
+    r" patient (?:does not have|has no)|deny|denies)\b:?\s+",
+    re.IGNORECASE,
+)
+# What is put off is neither ordered nor forbidden.
+DEFERRAL = re.compile(
+    r"\b(?:hold|holding|held|withh[eo]ld\w*|delay\w*|postpon\w+|defer\w*|paus\w+|off)\b",
+    re.IGNORECASE,
+)
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
 _SENTENCE = re.compile(r"(?<=[.!?。])\s+")
 _PART = re.compile(r";\s+")
@@ -190,7 +203,8 @@ class _Line:
     """A line of evidence with what is compared in it, worked out when it is asked for."""
 
     text: str
-    lexicon: Lexicon = field(repr=False)
+    lexicon: Lexicon = field(repr=False, compare=False)
+    section: str | None = None
 
     @property
     def is_question(self) -> bool:
@@ -223,14 +237,26 @@ class _Line:
         return tuple(mentions(self.text, self.lexicon))
 
     @cached_property
-    def polarity(self) -> dict[str, bool]:
-        """Whether each stem is denied, where it is so everywhere in the line; affirmed wins."""
-        denied: dict[str, bool] = {}
+    def polarity(self) -> dict[str, bool | None]:
+        """Whether each stem is denied; affirmed wins where it stands twice, and None is unknown: it
+        would be denied by what stands before a comma ("no cough, fever"), or is only put off.
+        """
+        denied: dict[str, bool | None] = {}
+        defers = DEFERRAL.search(self.text)
         for _, start, end in locate_words(self.text):
+            is_denied: bool | None = is_negated(self.text, start, end)
+            if is_denied and (defers or not self._is_denied_in_its_phrase(start, end)):
+                is_denied = None
             for stem in stems(self.text[start:end]):
-                is_denied = is_negated(self.text, start, end)
-                denied[stem] = denied.get(stem, True) and is_denied
+                known = denied.get(stem, is_denied)
+                denied[stem] = is_denied if known == is_denied else False
         return denied
+
+    def _is_denied_in_its_phrase(self, start: int, end: int) -> bool:
+        begin = self.text.rfind(", ", 0, start) + 1
+        stop = self.text.find(", ", end)
+        phrase = self.text[begin : stop if stop >= 0 else len(self.text)]
+        return is_negated(phrase, start - begin, end - begin)
 
 
 @dataclass(frozen=True)
@@ -274,10 +300,9 @@ def gather_evidence(
     """Return the evidence in `texts` (question, reference, knowledge) and the lines of a fact
     sheet.
     """
-    parts = [
-        each.text for text in (*texts, *facts) if text for each in split_statements(text, False)
-    ]
-    return ClaimEvidence(tuple(_Line(part, lexicon) for part in dict.fromkeys(parts)), lexicon)
+    parts = [each for text in (*texts, *facts) if text for each in split_statements(text, False)]
+    lines = dict.fromkeys(_Line(part.text, lexicon, part.section) for part in parts)
+    return ClaimEvidence(tuple(lines), lexicon)
 
 
 def split_statements(text: str, deduplicate: bool = True) -> list[Statement]:
@@ -356,7 +381,7 @@ def _is_said(wording: str, answer: ClaimEvidence, needed: float) -> bool:
     ]
     if not content or not lines:
         return False
-    return not _flipped(None, said, content, lines) and not _opposite(content, lines)
+    return not _flipped(None, said, content, lines, answer.lines) and not _opposite(content, lines)
 
 
 def _said_in(line: _Line, said: _Line, content: frozenset[str]) -> frozenset[str]:
@@ -369,7 +394,7 @@ def _stands_in(statement: Statement, evidence: ClaimEvidence) -> bool:
     if any(said.normal in line.parts for line in evidence.lines):
         return True
     lines = [line for line in evidence.lines if said.normal in line.normal]
-    return bool(lines) and not _flipped(statement, said, said.content, lines)
+    return bool(lines) and not _flipped(statement, said, said.content, lines, evidence.lines)
 
 
 def _align(content: frozenset[str], lines: Sequence[_Line]) -> list[_Line]:
@@ -465,9 +490,11 @@ def _why_contradicted(
     content = said.content
     if not content:
         return ""
+    if denied := _denied_word_by_word(statement, evidence):
+        return f"the evidence says: {denied}"
     aligned = _align(content, evidence.lines)
     return (
-        _flipped(statement, said, content, aligned)
+        _flipped(statement, said, content, aligned, evidence.lines)
         or _opposite(content, evidence.lines)
         or _other_number(said, aligned, evidence)
         or _other_drug(said, missing, aligned)
@@ -475,26 +502,55 @@ def _why_contradicted(
 
 
 def _flipped(
-    statement: Statement | None, said: _Line, content: frozenset[str], aligned: Sequence[_Line]
+    statement: Statement | None,
+    said: _Line,
+    content: frozenset[str],
+    aligned: Sequence[_Line],
+    known: Sequence[_Line],
 ) -> str:
-    if not aligned:
-        return ""
-    shared, flips = set(), set()
-    for stem in content:
-        polarities = {line.polarity[stem] for line in aligned if stem in line.polarity}
-        if polarities:
-            shared.add(stem)
-            if said.polarity[stem] not in polarities:
-                flips.add(stem)
+    """Return why `said` is the opposite of the aligned lines, of all that are known; nothing where
+    one of them agrees.
+    """
     is_warning = statement is not None and statement.section in ("red flags", "precautions")
+    if is_warning and statement is not None and any(line.section for line in known):
+        # What the patient did is no advice, and what he has no warning.
+        aligned = [line for line in aligned if line.section == statement.section]
+    flips = [_flipped_stems(said, content, line) for line in aligned]
+    if not flips or not all(flips):
+        return ""
     if is_warning and not any(each.kind == _DRUG for each in said.mentions):
-        flips = {stem for stem in flips if said.polarity[stem]}
-    is_name_flipped = any(
-        (own := stems(each.text) & content) and own <= flips for each in said.mentions
+        flips = [frozenset(stem for stem in each if said.polarity[stem]) for each in flips]
+    most = max(flips, key=len)
+    return f"the evidence says the opposite of: {', '.join(sorted(most))}" if most else ""
+
+
+def _denied_word_by_word(statement: Statement, evidence: ClaimEvidence) -> str:
+    """Return what follows a denial at the start of the statement, where that is a line or a part of
+    a line of the evidence.
+    """
+    denial = LEADING_DENIAL.match(statement.text)
+    if denial is None:
+        return ""
+    rest = statement.text[denial.end() :]
+    denied = _Line(rest, evidence.lexicon).normal
+    has_words = len(denied.split()) > 1
+    return rest if has_words and any(denied in line.parts for line in evidence.lines) else ""
+
+
+def _flipped_stems(said: _Line, content: frozenset[str], line: _Line) -> frozenset[str]:
+    """Return the shared words that one of two lines denies and the other affirms; none where both
+    deny something that they share, since then only the reach of the denials differs.
+    """
+    shared = [stem for stem in content if stem in line.polarity]
+    here, there = ({stem for stem in shared if each.polarity[stem]} for each in (said, line))
+    if here and there:
+        return frozenset()
+    flips = frozenset(
+        stem for stem in here | there if None not in (said.polarity[stem], line.polarity[stem])
     )
-    if flips and (is_name_flipped or len(flips) >= FLIPPED * len(shared)):
-        return f"the evidence says the opposite of: {', '.join(sorted(flips))}"
-    return ""
+    is_head = any(stems(each.text) & content <= flips for each in said.mentions[:1])
+    is_enough = len(flips) >= FLIPPED * len(shared) or (is_head and bool(here))
+    return flips if flips and is_enough else frozenset()
 
 
 def _opposite(content: frozenset[str], known: Sequence[_Line]) -> str:

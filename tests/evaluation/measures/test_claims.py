@@ -2,7 +2,9 @@
 shipped references, none of which may hold an error against itself.
 """
 
+import importlib.util
 import json
+import sys
 
 import pytest
 from helpers.vignettes import QUESTION, REFERENCE
@@ -72,6 +74,9 @@ def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
         ("There is no chest pain.", "There was no chest pain at night.", SUPPORTED),
         ("Do not give aspirin 300 mg.", "Give aspirin 300 mg.", CONTRADICTED),
         ("There is no chest pain.", "Is there chest pain?", SUPPORTED),
+        ("No aspirin: bleeding, ulcers, asthma.", "Aspirin: bleeding, ulcers, asthma.", CONTRADICTED),
+        ("No cough, chest pain on walking.", "There is chest pain on walking.", SUPPORTED),
+        ("Hold apixaban before surgery.", "Apixaban before surgery.", SUPPORTED),
         # opposites
         ("Weakness of the left arm.", "Weakness of the right arm.", CONTRADICTED),
         ("Weakness of both arms.", "Weakness of the right arm.", SUPPORTED),
@@ -99,6 +104,27 @@ def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
 )  # fmt: skip
 def test_a_statement_is_judged_by_its_evidence(statement, evidence, expected, verdict):
     assert verdict(statement, evidence) == expected
+
+
+def test_errors_are_found_in_faulty_hand_made_answers_and_hardly_in_clean_ones(lexicon):
+    """64 answers to shipped cases, half without an error: what is called wrong there is an alarm."""
+    folder = find_conf_dir().parent / "benchmarks/answers"
+    spec = importlib.util.spec_from_file_location("validate", folder / "validate.py")
+    validate = importlib.util.module_from_spec(spec)
+    sys.modules["validate"] = validate
+    spec.loader.exec_module(validate)
+    flagged = {True: 0, False: 0}
+    for marked in validate.read():
+        known = gather_evidence([marked.question, marked.reference], lexicon)
+        wrong = [each.statement for each in check_claims(marked.answer, known) if each.is_error]
+        flagged[bool(marked.errors)] += bool(wrong)
+        if marked.errors:
+            assert all(
+                any(one.start < end and start < one.end for _, start, end in marked.errors)
+                for one in wrong
+            )
+    assert flagged[False] <= 2
+    assert flagged[True] >= 16
 
 
 def test_more_may_be_needed_than_most_words(verdict):
