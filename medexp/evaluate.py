@@ -73,7 +73,7 @@ def evaluate(
     if options.rescore:
         record, found = _rescored(config, subject, console)
         kept = _keep(config, invocation, subject, record, found, None)
-        noise = []
+        noise: list[MeasureNoise] = []
     else:
         record, found, kept, noise = _measured(config, options, invocation, subject, console)
     console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
