@@ -28,7 +28,8 @@ class Trial:
 
     name, tags = "trial 0", {"medexp.trial": "0"}
 
-    def __init__(self) -> None:
+    def __init__(self, chooses: bool = True) -> None:
+        self.chooses = chooses
         self.losses: dict[int, float] = {}
 
     def report_progress(self, step: int, steps: int) -> None:
@@ -114,6 +115,14 @@ def test_a_trial_of_a_sweep_is_measured_on_validation_cases_and_opens_no_test_pa
         "this trial was measured on validation cases"
         in (doors.root / "trial" / "report.html").read_text()
     )
+
+
+def test_a_repeat_with_another_seed_judges_on_the_test_part(doors: Doors) -> None:
+    more = [*VALIDATED, "evaluation.answers=0"]
+    invocation = invoke(doors.root / "seed", more, "composed: yaml\n")
+    result = train(doors.run(*more), invocation, Console(), Trial(chooses=False))
+    tags = doors.client().get_run(result.run_id).data.tags
+    assert tags["medexp.test_part_opened"] == "1"
 
 
 def test_groups_and_primary_measures_are_in_the_record(doors: Doors) -> None:

@@ -433,3 +433,9 @@ def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
         {VRAM: -1.0},
     )
     assert study.count_done() == 1
+
+
+def test_repeats_with_other_seeds_choose_nothing(opened):
+    assert opened().chooses
+    seeds = replace(SPACE, dimensions={"training.seed": next(iter(SPACE.dimensions.values()))})
+    assert not opened(space=seeds, name="seeds").chooses
