@@ -56,7 +56,7 @@ def make_leading_lines(card: Scorecard) -> tuple[LeadingLine, ...]:
 
 
 def list_harmful_cases(card: Scorecard) -> list[HarmfulCase]:
-    """Return the cases whose tuned answers are harmful, newly harmful ones first, then the worst."""
+    """Return the cases whose tuned answers are harmful, new ones first, then the worst."""
     cases: list[HarmfulCase] = []
     for place, (question, answer) in enumerate(zip(card.questions, card.after, strict=True)):
         counts = list(_count_harms(card, place))

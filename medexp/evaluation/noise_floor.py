@@ -1,6 +1,6 @@
 """The noise floor: the same adapter asked the same questions once more, in other batches.
 
-In 16 bits a batch of another size rounds otherwise, and a greedy answer may turn at any token after.
+In 16 bits a batch of another size rounds otherwise, and a greedy answer may turn at any token.
 Nothing was trained in between, so whatever differs here is no effect of training: a change that is
 not larger says nothing.
 """

@@ -48,7 +48,7 @@ def test_the_curve_is_of_the_validation_part_and_the_judgement_of_the_test_part(
 ) -> None:
     plain, parted = doors.train(name="plain"), doors.train(*VALIDATED, name="parted")
     assert set(doors.history(parted.run_id, "eval/loss")) == {0, 2, 4, 6}
-    # The test part is the one of a run without a validation part, and its loss no part of the curve.
+    # The test part is that of a run without validation cases, and its loss no part of the curve.
     assert parted.outcome.loss_before == plain.outcome.loss_before
     assert doors.history(parted.run_id, "eval/loss")[0] != pytest.approx(parted.outcome.loss_before)
     client = doors.client()

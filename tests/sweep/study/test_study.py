@@ -437,5 +437,5 @@ def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
 
 def test_repeats_with_other_seeds_choose_nothing(opened):
     assert opened().chooses
-    seeds = replace(SPACE, dimensions={"training.seed": next(iter(SPACE.dimensions.values()))})
+    seeds = SearchSpace({"training.seed": IntRange(1, 3)}, [])
     assert not opened(space=seeds, name="seeds").chooses
