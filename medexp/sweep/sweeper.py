@@ -165,7 +165,7 @@ def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
     changed = [
         f"{key}={_value_of(current, key)} (was {_value_of(stored, key)})"
         for key in sorted({*current, *stored})
-        if current.get(key) != stored.get(key)
+        if _value_of(current, key) != _value_of(stored, key)
     ]
     if changed:
         more = len(changed) - _MAX_CHANGES_SHOWN
