@@ -399,7 +399,9 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
 ):
     one = opened("hydra/sweeper/sampler=random")
     monkeypatch.setattr(
-        history_module, "owner", lambda: alive.describe_this_process() | {"host": "elsewhere"}
+        history_module,
+        "describe_this_process",
+        lambda: alive.describe_this_process() | {"host": "elsewhere"},
     )
     other = opened("hydra/sweeper/sampler=random")
     first, second = one.ask(), other.ask()
