@@ -13,6 +13,7 @@ of their own, below the one that was measured.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from medexp.evaluation import benchmarks, evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.benchmark_questions import ChoiceQuestion, parse_questions
 from medexp.evaluation.evaluator import Evaluator
+from medexp.evaluation.measures import lexicon
+from medexp.evaluation.noise_floor import MeasureNoise, measure_noise
 from medexp.evaluation.record import BenchmarkGrades, Record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend
@@ -38,7 +41,7 @@ from medexp.models.memory_guard import memory_phase
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
 from medexp.planning.memory_terms import Phase
 from medexp.reports import mlflow_description, summary
-from medexp.reports.console_tables import print_scorecard
+from medexp.reports.console_tables import describe_noise, print_noise_floor, print_scorecard
 from medexp.reports.publish import publish_evaluation, read_loss_curves
 from medexp.reports.run_report import ReportHeader
 from medexp.system import machine
@@ -70,10 +73,13 @@ def evaluate(
     if options.rescore:
         record, found = _rescored(config, subject, console)
         kept = _keep(config, invocation, subject, record, found, None)
+        noise: list[MeasureNoise] = []
     else:
-        record, found, kept = _measured(config, invocation, subject, console)
+        record, found, kept, noise = _measured(config, options, invocation, subject, console)
     console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
     print_scorecard(console, f"What changed: {subject.name}", record, found)
+    if noise:
+        print_noise_floor(console, noise)
     console.result(
         f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
         f" {format_duration(time.perf_counter() - began)}"
@@ -96,6 +102,7 @@ def _keep(
     record: Record,
     found: Scorecard,
     work: ResumableRun | None,
+    noise: Sequence[MeasureNoise] = (),
 ) -> Kept:
     """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
     the middle of this.
@@ -114,14 +121,21 @@ def _keep(
             count = record_opening(config.tracking.root, record.held_out, tracker.run_id)
             tracker.set_tags({"medexp.test_part_opened": count})
             about = replace(about, facts=[*about.facts, ("test part", describe_openings(count))])
+        if noise:
+            tracker.log_metrics(0, {f"noise/{each.measure.key}": each.floor for each in noise})
+            about = replace(about, facts=[*about.facts, ("noise floor", describe_noise(noise))])
         page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
         tracker.set_description(mlflow_description.describe_evaluation(found, tracker.page))
         return Kept(tracker.run_id, page)
 
 
 def _measured(
-    config: RunConfig, invocation: AnyInvocation, subject: FinishedRun, console: Console
-) -> tuple[Record, Scorecard, Kept]:
+    config: RunConfig,
+    options: EvaluateOptions,
+    invocation: AnyInvocation,
+    subject: FinishedRun,
+    console: Console,
+) -> tuple[Record, Scorecard, Kept, list[MeasureNoise]]:
     """Load base and adapter, ask, score, and keep."""
     config, found = prepare_finished_run(config, subject, console)
     questions = _questions(config.evaluation)
@@ -150,9 +164,12 @@ def _measured(
         )
         record = _asked(job, questions)
         card = evaluator.score_record(record, config.evaluation, base.modules)
-        kept = _keep(config, invocation, subject, record, card, work)
+        noise = []
+        if options.noise_floor and record.cases:
+            noise = measure_noise(record, *job.repeat_in_other_batches(), lexicon.load())
+        kept = _keep(config, invocation, subject, record, card, work, noise)
         work.finish()  # last: until then the answers are nowhere else
-    return record, card, kept
+    return record, card, kept, noise
 
 
 def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:

@@ -206,11 +206,11 @@ def test_answers_made_before_a_stop_are_not_made_again(
     made: list[bool] = []
     real = generation._answer_batch
 
-    def batch(tuned: Any, cases: Any, prompts: Any, new: int, base: bool) -> Any:
+    def batch(tuned: Any, cases: Any, prompts: Any, new: int, base: bool, options: Any) -> Any:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(base)
-        return real(tuned, cases, prompts, new, base)
+        return real(tuned, cases, prompts, new, base, options)
 
     words = ("evaluation.batch_size=1", "evaluation.max_new_tokens=3")
     with monkeypatch.context() as patch:
@@ -434,3 +434,16 @@ def test_the_command_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
     status, output = command("-m", "medexp.evaluate", "run=no/such/folder", cwd=tmp_path)
     assert (status, output.count("\n")) == (2, 1)
     assert output.startswith("medexp: run=no/such/folder does not exist")
+
+
+def test_the_noise_floor_is_of_the_tuned_model_asked_twice(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished.evaluate(finished.result.run_id, "evaluate.noise_floor=true")
+    run = finished.newest()
+    floors = {name: value for name, value in run.data.metrics.items() if name.startswith("noise/")}
+    assert {"noise/loss_completion", "noise/structure"} <= set(floors)
+    assert all(0 <= value < 0.1 for value in floors.values())
+    assert "The tuned model twice, in other batches" in capsys.readouterr().out
+    assert "noise floor" in (finished.doors.root / "evaluate" / "report.html").read_text()
+    assert int(run.data.tags["medexp.test_part_opened"]) >= 2

@@ -63,6 +63,7 @@ def render_comparison(comparison: RunComparison, mlflow: str) -> str:
         shared=tables.describe_shared_settings(comparison),
         settings=setting_rows,
         follow=[(name, comparison.differences[name]) for name in following],
+        seeds=tables.build_seed_rows(comparison),
         leading=tables.build_leading_rows(comparison),
         remarks=tables.caveats(comparison),
         reading_notes=tables.reading_notes(comparison),

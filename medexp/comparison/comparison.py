@@ -17,6 +17,7 @@ from medexp.comparison.contrasts import (
     count_shared_cases,
     list_answered_questions,
 )
+from medexp.comparison.seed_spread import SeededRun, SeedSpread, measure_seed_spread
 from medexp.config.flatten import find_differing_settings
 from medexp.evaluation.paired_stats import PairedComparison
 from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
@@ -144,6 +145,20 @@ class RunComparison:
         order = dict.fromkeys(result.measure.key for result in results)
         return tuple(measured[key] for key in order if key in measured)
 
+    @cached_property
+    def seed_spreads(self) -> list[SeedSpread]:
+        """How far those of the runs lie apart that differ in their training seed alone."""
+        runs = [
+            SeededRun(
+                run.label,
+                run.settings,
+                {result.measure.key: result for result in run.evaluated.scorecard.results},
+            )
+            for run in self.runs
+            if run.evaluated is not None
+        ]
+        return measure_seed_spread(runs, self.measures)
+
     def measure_results(self) -> Iterator[MeasureResult]:
         """Yield every line of every run's scorecard."""
         for run in self.runs:
@@ -236,7 +251,25 @@ def as_dict(comparison: RunComparison) -> dict[str, object]:
         },
         "runs": [_run_as_dict(run) for run in comparison.runs],
         "against_reference": [_against_as_dict(other) for other in comparison.against_reference],
+        "seeds": _seeds_as_dict(comparison.seed_spreads),
     }
+
+
+def _seeds_as_dict(spreads: Sequence[SeedSpread]) -> dict[str, list[dict[str, object]]]:
+    """Return the spreads by the key of their measure, one for each group of runs."""
+    by_measure: dict[str, list[dict[str, object]]] = {}
+    for spread in spreads:
+        by_measure.setdefault(spread.measure.key, []).append(
+            {
+                "runs": list(spread.labels),
+                "mean": spread.mean,
+                "low": spread.low,
+                "high": spread.high,
+                "deviation": spread.deviation,
+                "half_width_over_cases": spread.half_width,
+            }
+        )
+    return by_measure
 
 
 def _against_as_dict(other: AgainstReference) -> dict[str, object]:

@@ -12,6 +12,8 @@ ANSWER_COLUMNS = 36
 # Characters of an answer that are printed; all of it is on the page.
 PRINTED_CHARACTERS = 900
 
+SEED_HEADS = ("measure", "runs", "mean", "lowest to highest", "SD of seeds", "interval over cases")
+
 
 def print_comparison(console: Console, comparison: RunComparison, num_questions: int) -> None:
     """Print all tables, and the tuned models' answers to the first `num_questions` questions."""
@@ -34,6 +36,8 @@ def print_comparison(console: Console, comparison: RunComparison, num_questions:
     for label, name, text, tone in tables.build_leading_rows(comparison):
         console.result(f"{label} {name:<9}{text}", style=TONE_STYLES[tone])
     _print_measures(console, comparison)
+    if seed_rows := tables.build_seed_rows(comparison):
+        console.table("Between seeds", SEED_HEADS, seed_rows)
     if cost_rows := tables.build_cost_rows(comparison):
         console.table("What they took", ("", *labels), cost_rows)
     _print_answers(console, comparison, num_questions)

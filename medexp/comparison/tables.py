@@ -290,11 +290,28 @@ def build_leading_rows(comparison: RunComparison) -> list[tuple[str, str, str, T
     ]
 
 
+def build_seed_rows(comparison: RunComparison) -> list[tuple[str, ...]]:
+    """Return a row for every measure of runs that differ in their seed alone: measure, labels, mean
+    of the tuned models, lowest to highest, standard deviation, half an interval over cases.
+    """
+    return [
+        (
+            spread.measure.title,
+            ", ".join(spread.labels),
+            format_figure(spread.mean),
+            f"{format_figure(spread.low)} to {format_figure(spread.high)}",
+            f"{spread.deviation:.2g}",
+            "–" if spread.half_width is None else f"± {spread.half_width:.2g}",
+        )
+        for spread in comparison.seed_spreads
+    ]
+
+
 def reading_notes(comparison: RunComparison) -> list[str]:
     """Return how the verdicts are to be read, and what so many comparisons allow."""
     notes = [
-        "before -> after is each run against its own base. Only primary measures (evaluation.primary)"
-        " and harm measures give a verdict; everything else is described."
+        "before -> after is each run against its own base. Only primary measures"
+        " (evaluation.primary) and harm measures give a verdict; everything else is described."
     ]
     reference = comparison.reference
     if reference is not None and comparison.primary_contrasts:
@@ -311,18 +328,18 @@ def reading_notes(comparison: RunComparison) -> list[str]:
 def _explain_correction(reference: ComparedRun, comparisons: int) -> str:
     return (
         f"{reference.label} is the reference, and its primary measures are those of the page."
-        " better and worse: the BCa 95 % interval of the paired differences is without zero, and the"
-        " sign-flip test by group (condition, patient) holds after Holm's correction for all"
+        " better and worse: the BCa 95 % interval of the paired differences is without zero, and"
+        " the sign-flip test by group (condition, patient) holds after Holm's correction for all"
         f" {comparisons} comparisons in primary measures. maybe: it would hold if it were the only"
-        " one; a reason to look again, no finding. Harm is called worse one-sided below 0.1, or where"
-        " any case is newly harmful. Intervals are not corrected. In a loss every token counts the"
+        " one; a reason to look again, no finding. Harm is called worse one-sided below 0.1, or"
+        " where a case newly says what it names as harmful. Intervals are not corrected. In a loss every token counts the"
         " same. Groups are resampled, training is not: what another seed would change is in none of"
         " this (python -m medexp.train -m sweep=seeds)."
     )
 
 
 def _warn_of_too_few_groups(comparison: RunComparison) -> Iterator[str]:
-    """Yield a warning where a primary measure has too few groups to pass unless others pass first."""
+    """Yield a warning where a primary measure has too few groups to pass before others do."""
     contrasts = comparison.primary_contrasts
     fewest = min(contrast.comparison.groups for contrast in contrasts if contrast.comparison)
     needed = min_groups_needed(len(contrasts))

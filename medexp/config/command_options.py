@@ -146,11 +146,12 @@ class CompareConfig(RunConfig):
 
 @dataclass
 class EvaluateOptions(FinishedRunOptions):
-    """Which finished run `python -m medexp.evaluate` measures, and whether it only scores the
-    answers stored with it.
+    """Which finished run `python -m medexp.evaluate` measures, whether it only scores the answers
+    stored with it, and whether it asks the tuned model twice to see what noise does.
     """
 
     rescore: bool = MISSING
+    noise_floor: bool = MISSING
 
 
 @dataclass

@@ -105,7 +105,7 @@ def divide_cases(
     num_validation: int = 0,
     stratify_by: Sequence[str] = (),
 ) -> DividedCases:
-    """Return every different question of `cases` in one of three parts, shuffled, groups kept whole.
+    """Return every different question of `cases` in one of three parts, shuffled, groups whole.
 
     The test part is the same whatever is taken for validation, and a larger one holds a smaller
     one. With few cases a part may be smaller than asked for, or empty.

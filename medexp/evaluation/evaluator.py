@@ -122,6 +122,35 @@ class Evaluator:
                 sampling=sampling,
             )
 
+    def repeat_in_other_batches(self) -> tuple[list[Answer], list[CaseLoss]]:
+        """Return the tuned model's answers and losses once more, in batches of another size.
+
+        Greedy, as draws differ by their nature. Half the usual batch always fits.
+        """
+        half = max(1, self.config.evaluation.batch_size // 2)
+        size = half if half < self.config.evaluation.batch_size else 2
+        if planner.is_planned(self.config):
+            size = 1
+        count = len(self.prepared.prompts)
+        label = f"answering {count} questions once more, {size} at a time"
+        with (
+            memory_phase(Phase.answering, label, self.meter),
+            self.console.progress(label, count) as advance,
+        ):
+            answers = generation.generate_answers(
+                self.model,
+                self.prepared.prompts,
+                self.config.evaluation.max_new_tokens,
+                generation.limit_batch_size(size),
+                answers_file=self.answers_file(f"tuned-again-{size}"),
+                base=False,
+                advance=advance,
+            )
+        with memory_phase(Phase.evaluation, "measuring the held-out loss once more", self.meter):
+            held_out = self.prepared.held_out.encoded
+            losses = measure_case_losses(self.model, held_out, size, self._answer_starts)
+        return answers, losses
+
     @cached_property
     def best_prompts(self) -> BestPrompts:
         """The questions as the base is asked them its best way."""

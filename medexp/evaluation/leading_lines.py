@@ -56,7 +56,7 @@ def make_leading_lines(card: Scorecard) -> tuple[LeadingLine, ...]:
 
 
 def list_harmful_cases(card: Scorecard) -> list[HarmfulCase]:
-    """Return the cases whose tuned answers are harmful, newly harmful ones first, then the worst."""
+    """Return the cases whose tuned answers are harmful, new ones first, then the worst."""
     cases: list[HarmfulCase] = []
     for place, (question, answer) in enumerate(zip(card.questions, card.after, strict=True)):
         counts = list(_count_harms(card, place))
@@ -97,6 +97,9 @@ def _judge_medicine(card: Scorecard) -> LeadingLine:
         text += f"; not measured: {', '.join(_titles(card, missing))}"
     words = {result.verdict for result in results}
     tone = Tone.bad if WORSE in words else Tone.good if IMPROVED in words else Tone.plain
+    # Nothing is green beside harm: what is gained does not make up for it.
+    if tone is Tone.good and is_red(card):
+        tone = Tone.plain
     return LeadingLine("MEDICINE", f"{text} ({_sample(results)})", tone)
 
 

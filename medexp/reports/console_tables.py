@@ -1,6 +1,9 @@
 """A scorecard on a console: three lines first, the worst cases, then a row a measure."""
 
+from collections.abc import Sequence
+
 from medexp.evaluation.leading_lines import Tone, list_harmful_cases, make_leading_lines
+from medexp.evaluation.noise_floor import MeasureNoise
 from medexp.evaluation.record import Record
 from medexp.evaluation.scorecard import Scorecard, accuracies
 from medexp.reports.page_template import format_before, format_interval
@@ -46,6 +49,29 @@ def make_harm_rows(scorecard: Scorecard, most: int = MOST_HARMFUL) -> list[str]:
     if len(cases) > most:
         rows.append(f"and {len(cases) - most} more, in the report")
     return rows
+
+
+def print_noise_floor(console: Console, noise: Sequence[MeasureNoise]) -> None:
+    """Print what differs where the same model was asked twice."""
+    rows = [
+        (
+            each.measure.title,
+            f"{format_figure(each.first)} -> {format_figure(each.again)}",
+            format_figure(each.floor),
+            "–" if each.differing is None else f"{each.differing} of {each.cases}",
+        )
+        for each in noise
+    ]
+    heads = ("measure", "once -> again", "noise floor", "cases that differ")
+    console.table("The tuned model twice, in other batches", heads, rows)
+
+
+def describe_noise(noise: Sequence[MeasureNoise]) -> str:
+    """Return the measures that moved although nothing was trained in between, in words."""
+    moved = [each for each in noise if each.floor > 0]
+    if not moved:
+        return "none: the tuned model answers the same in other batches"
+    return ", ".join(f"{each.measure.title} ± {each.floor:.2g}" for each in moved)
 
 
 def print_scorecard(console: Console, title: str, record: Record, scorecard: Scorecard) -> None:

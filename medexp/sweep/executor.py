@@ -143,6 +143,7 @@ class TrialExecutor:
             reports=len(self._options.objectives) == 1 and self._options.repeats == 1,
             tags=tags,
             parent_pid=os.getpid() if is_child else None,
+            chooses=self._study.chooses,
         )
 
 

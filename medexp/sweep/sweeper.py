@@ -76,6 +76,12 @@ def sweep(
     console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
     for warning in list_untested_libraries(("hydra-core", "optuna")):
         console.info(warning, NOTE)
+    if not base_config.dataset.validation and study.chooses:
+        console.info(
+            "dataset.validation=0: the trials are chosen by their test part, which then no longer"
+            " judges the best of them; dataset.validation=16 holds other cases out to choose by",
+            NOTE,
+        )
     parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.info)
     with parent_run as parent:
         executor.parent_run_id = parent.run_id
@@ -159,7 +165,7 @@ def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
     changed = [
         f"{key}={_value_of(current, key)} (was {_value_of(stored, key)})"
         for key in sorted({*current, *stored})
-        if current.get(key) != stored.get(key)
+        if _value_of(current, key) != _value_of(stored, key)
     ]
     if changed:
         more = len(changed) - _MAX_CHANGES_SHOWN

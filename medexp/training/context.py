@@ -28,6 +28,10 @@ class TrialReporter(Protocol):
     def tags(self) -> Mapping[str, str]:
         """The tags of the trial's MLflow run."""
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the sweep chooses by this trial, which is then measured on validation cases."""
+
     def report_progress(self, step: int, steps: int) -> None:
         """Say that `step` of `steps` are done."""
 

@@ -93,8 +93,8 @@ def train(
     base = _find_base(config, console)
     cases = data_loading.load_cases(config.dataset, config.prompt)
     split = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
-    # A trial of a sweep chooses: it is measured on validation cases, and opens no test part.
-    is_closed = trial is not None and bool(split.validation)
+    # What a sweep chooses by is measured on validation cases, and opens no test part.
+    is_closed = trial is not None and trial.chooses and bool(split.validation)
     if is_closed:
         split = split.with_test_part_closed()
     with _acquire_run(config, cases.digest, is_closed) as work:

@@ -96,6 +96,7 @@ def test_what_does_not_change_what_comes_out(run):
         "training.resume",
         "training.save_steps",
         "evaluation.reuse_base",
+        "evaluation.likelihoods",
         "dataset.faulty",
     }
     assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))

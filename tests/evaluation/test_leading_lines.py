@@ -66,6 +66,16 @@ def test_form_gains_and_one_harmful_answer_make_a_red_run():
     assert is_red(card)
 
 
+def test_nothing_is_green_beside_harm():
+    before = [scored(must_say_coverage=0.0, must_not_say=0.0)] * 12
+    better = scored(must_say_coverage=1.0, must_not_say=0.0)
+    harmful = scored(must_say_coverage=1.0, must_not_say=1.0)
+    assert make_leading_lines(make_card(before, [better] * 12))[1].tone is Tone.good
+    _, medicine, harm = make_leading_lines(make_card(before, [better] * 11 + [harmful]))
+    assert (medicine.tone, harm.tone) == (Tone.plain, Tone.bad)
+    assert "improved" in medicine.text
+
+
 def test_the_worst_case_comes_first_and_new_ones_before_old_ones():
     counts = [(0, 1), (2, 5), (0, 3), (0, 0), (4, 1)]
     card = make_card(

@@ -365,3 +365,17 @@ def test_without_likelihoods_their_measures_say_why(lexicon):
     card = build_scorecard(Record(False, (), (), ()), lexicon)
     for key in LIKELIHOOD_MEASURES:
         assert "likelihoods were not asked for" in card.find_result(key).missing
+
+
+def test_the_base_s_best_way_may_open_a_reasoning_that_the_answer_has_to_close(lexicon):
+    record = recorded()
+    best = Answer(0, f"I wonder whether {REFERENCE}", 9, False)
+    cases = tuple(replace(case, base_best=best) for case in record.cases)
+    plain = build_scorecard(replace(record, cases=cases), lexicon)
+    assert plain.base_best[0].values["structure"] > 0
+    assert plain.base_best[0].values["think_closed"] is None
+    # The tuned model is held against the base that has the measure at all.
+    assert plain.find_result("think_closed").against == "base"
+    opened = build_scorecard(replace(record, cases=cases, base_best_reasons=True), lexicon)
+    assert opened.base_best[0].values["structure"] == 0
+    assert opened.base_best[0].values["think_closed"] == 0

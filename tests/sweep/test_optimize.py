@@ -237,7 +237,7 @@ def test_a_trial_of_a_machine_that_is_gone_is_waited_for_in_words_and_tried_agai
             "describe_this_process",
             lambda: {"host": "elsewhere", "pid": 7, "began": 1.0},
         )
-        study._this_sweeper = history_module.owner()
+        study._this_sweeper = history_module.describe_this_process()
         study.ask()  # and dies before its first beat
     assert socket.gethostname() != "elsewhere"
     study.close()

@@ -28,7 +28,8 @@ class Trial:
 
     name, tags = "trial 0", {"medexp.trial": "0"}
 
-    def __init__(self) -> None:
+    def __init__(self, chooses: bool = True) -> None:
+        self.chooses = chooses
         self.losses: dict[int, float] = {}
 
     def report_progress(self, step: int, steps: int) -> None:
@@ -47,7 +48,7 @@ def test_the_curve_is_of_the_validation_part_and_the_judgement_of_the_test_part(
 ) -> None:
     plain, parted = doors.train(name="plain"), doors.train(*VALIDATED, name="parted")
     assert set(doors.history(parted.run_id, "eval/loss")) == {0, 2, 4, 6}
-    # The test part is the one of a run without a validation part, and its loss no part of the curve.
+    # The test part is that of a run without validation cases, and its loss no part of the curve.
     assert parted.outcome.loss_before == plain.outcome.loss_before
     assert doors.history(parted.run_id, "eval/loss")[0] != pytest.approx(parted.outcome.loss_before)
     client = doors.client()
@@ -114,6 +115,14 @@ def test_a_trial_of_a_sweep_is_measured_on_validation_cases_and_opens_no_test_pa
         "this trial was measured on validation cases"
         in (doors.root / "trial" / "report.html").read_text()
     )
+
+
+def test_a_repeat_with_another_seed_judges_on_the_test_part(doors: Doors) -> None:
+    more = [*VALIDATED, "evaluation.answers=0"]
+    invocation = invoke(doors.root / "seed", more, "composed: yaml\n")
+    result = train(doors.run(*more), invocation, Console(), Trial(chooses=False))
+    tags = doors.client().get_run(result.run_id).data.tags
+    assert tags["medexp.test_part_opened"] == "1"
 
 
 def test_groups_and_primary_measures_are_in_the_record(doors: Doors) -> None:

@@ -52,6 +52,11 @@ class Study(StudyHistory):
         # Grid and brute-force samplers call study.stop() when no point is left.
         optuna_study.stop = self._mark_sampler_exhausted
 
+    @property
+    def chooses(self) -> bool:
+        """Whether something is chosen by its trials: repeats with other seeds choose nothing."""
+        return set(self.space.dimensions) != {"training.seed"}
+
     def ask(self) -> Any:
         """Return a new trial with suggested parameters, or one that waits to be continued."""
         trial = self.optuna.ask()

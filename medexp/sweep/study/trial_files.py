@@ -74,7 +74,8 @@ class TrialSpec:
     """Which trial of which study a process runs.
 
     `reports`: does it report its held-out losses to the study while it trains? `parent_pid` is set
-    where the trial must not outlive the sweeper.
+    where the trial must not outlive the sweeper. `chooses` is False where the sweep repeats one
+    recipe with other seeds: it judges what was chosen before.
     """
 
     study_name: str
@@ -86,6 +87,7 @@ class TrialSpec:
     reports: bool
     tags: dict[str, str]
     parent_pid: int | None = None
+    chooses: bool = True
 
     def write(self, folder: Path) -> None:
         """Write it to `folder`/trial.json.

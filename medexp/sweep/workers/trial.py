@@ -46,6 +46,11 @@ class TrialContext:
         """The tags of the trial's MLflow run."""
         return self.spec.tags
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the sweep chooses by this trial, which is then measured on validation cases."""
+        return self.spec.chooses
+
     def report_progress(self, step: int, steps: int) -> None:
         """Write to progress.json that `step` of `steps` are done."""
         # Only the sweep's live table reads it, so a full disk is no reason to fail here.

@@ -399,7 +399,9 @@ def test_sweepers_that_begin_together_draw_apart_and_the_earlier_of_two_that_agr
 ):
     one = opened("hydra/sweeper/sampler=random")
     monkeypatch.setattr(
-        history_module, "owner", lambda: alive.describe_this_process() | {"host": "elsewhere"}
+        history_module,
+        "describe_this_process",
+        lambda: alive.describe_this_process() | {"host": "elsewhere"},
     )
     other = opened("hydra/sweeper/sampler=random")
     first, second = one.ask(), other.ask()
@@ -433,3 +435,9 @@ def test_what_a_pruned_trial_reported_is_said_of_its_copy(opened):
         {VRAM: -1.0},
     )
     assert study.count_done() == 1
+
+
+def test_repeats_with_other_seeds_choose_nothing(opened):
+    assert opened().chooses
+    seeds = SearchSpace({"training.seed": IntRange(1, 3)}, [])
+    assert not opened(space=seeds, name="seeds").chooses
