@@ -35,7 +35,8 @@ def main() -> None:
 def _run_named_command() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(list_commands())
+        with console.drop_on_full_disk():
+            print(list_commands())
     elif name in COMMANDS:
         run_command_module(name, rest)
     else:

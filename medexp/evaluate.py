@@ -49,6 +49,7 @@ from medexp.tracking import finished_run, queries
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import COMPOSED_CONFIG, RECORD
 from medexp.tracking.finished_run import FinishedRun
+from medexp.tracking.openings import describe_openings, record_opening
 from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
 
 
@@ -108,6 +109,11 @@ def _keep(
         tracker.log_params(comparable_params(config, invocation.overrides))
         tracker.log_text(invocation.composed_yaml, COMPOSED_CONFIG)
         about = _about(config, subject, record, tracker.run_id)
+        # What is only scored again was looked at before.
+        if work is not None and record.held_out:
+            count = record_opening(config.tracking.root, record.held_out, tracker.run_id)
+            tracker.set_tags({"medexp.test_part_opened": count})
+            about = replace(about, facts=[*about.facts, ("test part", describe_openings(count))])
         page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
         tracker.set_description(mlflow_description.describe_evaluation(found, tracker.page))
         return Kept(tracker.run_id, page)
@@ -155,7 +161,7 @@ def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> 
     with job.console.status("measuring the tuned model's held-out loss"):
         losses_after = job.measure_losses()
     record = job.build_record(
-        (job.generate_answers(base=True), job.generate_answers(base=False)),
+        job.generate_base_answers() | {"tuned": job.generate_answers("tuned")},
         (losses_before, losses_after),
     )
     return replace(record, benchmarks=_ask_benchmarks(job, questions))

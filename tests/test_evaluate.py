@@ -23,7 +23,7 @@ from medexp.data.cases import Case, compute_digest
 from medexp.data.split import Split
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
 from medexp.evaluate import evaluate
-from medexp.evaluation import generation
+from medexp.evaluation import benchmarks, generation
 from medexp.evaluation.benchmark_questions import parse_questions
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend, weights
@@ -342,6 +342,45 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
     )
     again = finished.evaluate(finished.newest().info.run_id, "evaluate.rescore=true")
     assert again.find_result("benchmark_medmcqa") == found.find_result("benchmark_medmcqa")
+
+
+def test_questions_are_answered_in_the_run_s_own_prompt_and_graded(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [{"letter": letter, "content": f"option {letter}"} for letter in "ABC"]
+    rows = [
+        {"question": f"Which? {number}", "options": options, "label": [label]}
+        for number, label in enumerate("ABCA")
+    ]
+    file = tmp_path / "medxpertqa.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(benchmarks, "is_installed", lambda: False)
+    generate, prompts = generation._generate, []
+
+    def answer(tuned: Any, asked: Any, max_new_tokens: int, base: bool, how: Any) -> Any:
+        prompts.extend(tuned.tokenizer.decode(ids) for ids in asked)
+        ids = tuned.tokenizer(f"So.</think>The answer is {'A' if base else 'B'}.")["input_ids"]
+        return [[*ids, tuned.tokenizer.eos_token_id] for _ in asked]
+
+    monkeypatch.setattr(generation, "_generate", answer)
+    found = finished.evaluate(
+        finished.result.run_id,
+        "evaluation.answers=0",
+        "evaluation.benchmark_reasoning=true",
+        "evaluation.benchmark_limit=3",
+        f"evaluation.benchmark_files.medxpertqa={file}",
+    )
+    monkeypatch.setattr(generation, "_generate", generate)
+    assert len(prompts) == 6
+    assert all("C. option C" in prompt and prompt.endswith("<think>\n") for prompt in prompts)
+    record = json.loads(
+        (finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text()
+    )
+    assert record["benchmarks"] == {
+        "medxpertqa_reasoned": {"base": [True, False, False], "tuned": [False, True, False]}
+    }
+    result = found.find_result("benchmark_medxpertqa_reasoned")
+    assert "outside the family of medical-o1" in result.measure.title
 
 
 def _likeliest(tuned: AdapterModel, prompt: str) -> int:

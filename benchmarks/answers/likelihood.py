@@ -22,10 +22,10 @@ from pathlib import Path
 import hydra
 from omegaconf import open_dict
 
-from medexp.config.registration import find_conf_dir, register
+from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data import loading as source
+from medexp.data import loading as data_loading
 from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import pick_evenly
@@ -38,9 +38,8 @@ from medexp.evaluation.measures.forced_choice import (
     KnowledgeScores,
     calibration_error,
 )
-from medexp.models import backend, weights
-from medexp.models import loading as model
-from medexp.models import memory_guard as guard
+from medexp.models import backend, memory_guard, weights
+from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.tokenizer import load_tokenizer
 from medexp.planning import planner
@@ -61,12 +60,12 @@ def main() -> None:
     if options.adapter:
         overrides.append(f"lora.start_from={options.adapter.resolve()}")
     run = _composed(overrides)
-    cases = source.load_cases(run.dataset, run.prompt).cases
+    cases = data_loading.load_cases(run.dataset, run.prompt).cases
     chosen = cases if options.cases == "all" else split_cases(cases, run.dataset).held_out
     chosen = tuple(pick_evenly(chosen, options.limit or len(chosen)))
     if planner.is_planned(run):
         run = planner.apply_plan(run, planner.choose_plan(run)[0])
-    meter = guard.cap_allocator(run.hardware)
+    meter = memory_guard.cap_allocator(run.hardware)
     network = _loaded(run)
     print(f"{run.model.name}, {len(chosen)} of {len(cases)} cases, {run.hardware.dtype.value}")
     result: dict[str, Scores] = {}
@@ -166,7 +165,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _composed(overrides: Sequence[str]) -> RunConfig:
-    register()
+    register_with_hydra()
     if not any(each.startswith("hardware=") for each in overrides):
         overrides = ["hardware=cpu", *overrides]
     with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
@@ -182,7 +181,7 @@ def _loaded(run: RunConfig) -> AdapterModel:
     found = weights.find_weights(run.model)
     if found.gguf is not None:
         found = weights.convert_gguf(found, run.model, modules)
-    return model.load_model(run, found, load_tokenizer(found, modules), modules)
+    return model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
 
 
 if __name__ == "__main__":

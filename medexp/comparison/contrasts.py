@@ -10,9 +10,10 @@ contrast says why.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
 from medexp.evaluation.paired_stats import PairedComparison, compare_pairs
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.evaluation.scorecard import LOSS_PARTS, Measure, Scorecard, find_role
+from medexp.evaluation.scorecard import HARMS_BY_CASE, LOSS_PARTS, Measure, Scorecard, find_role
 from medexp.evaluation.verdicts import (
     IMPROVED,
     WORSE,
@@ -185,7 +186,9 @@ def values_by_case(
     """
     if key in LOSS_PARTS:
         return _losses(run.record, LOSS_PARTS[key], with_digests)
-    if key == _JUDGE:
+    if key in LIKELIHOOD_MEASURES:
+        values = dict(run.record.likelihoods.get("tuned", Likelihoods()).values(key))
+    elif key == _JUDGE:
         values = _marks(run)
     elif key.startswith(_BENCHMARK):
         values = _grades(run, key.removeprefix(_BENCHMARK))
@@ -215,7 +218,8 @@ def _contrast_measure(
     groups = _name_groups(reference.record, shared)
     comparison = compare_pairs(before, after, weights, groups=groups)
     role = find_role(measure.key, reference.scorecard.primary)
-    change = MeasuredChange(role, measure.better, comparison, before, after)
+    by_case = measure.key in HARMS_BY_CASE
+    change = MeasuredChange(role, measure.better, comparison, before, after, by_case)
     return Contrast(measure, comparison), change
 
 

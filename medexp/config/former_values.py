@@ -29,9 +29,8 @@ def fill_former_values(cfg: DictConfig) -> DictConfig:
     filled = OmegaConf.create(cfg)
     for key, value in FORMER_VALUES.items():
         group, _, name = key.rpartition(".")
-        if OmegaConf.is_missing(filled, group) or group not in filled:
-            continue
-        node = filled[group]
+        # None where the group itself has no value: that is said elsewhere.
+        node = OmegaConf.select(filled, group)
         if OmegaConf.is_dict(node) and (name not in node or OmegaConf.is_missing(node, name)):
             OmegaConf.update(filled, key, value, merge=False, force_add=True)
     return filled

@@ -50,6 +50,7 @@ def register_with_hydra() -> None:
     OmegaConf.register_new_resolver(
         "medexp.shipped", lambda name: str(SHIPPED / name), replace=True
     )
+    OmegaConf.register_new_resolver("medexp.smaller", min, replace=True)
     OmegaConf.register_new_resolver("medexp.lengths", choose_sweep_lengths, replace=True)
     ConfigStore.instance().store(
         group="hardware",

@@ -57,6 +57,7 @@ class CaseCounts:
     told_apart: int = 0
     plain_control: int = 0
     notes: tuple[str, ...] = ()
+    validation: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -68,6 +69,7 @@ class CaseCounts:
             f"{self.records} records",
             f"{self.train.kept} to train on",
             f"{self.held_out.kept} held out",
+            *([f"{self.validation} for validation"] if self.validation else []),
         ]
         gone = {
             "faulty left out": self.faulty,
@@ -99,7 +101,11 @@ class CaseCounts:
 
 
 def count_cases(
-    split: Split, train: EncodedCases, held_out: EncodedCases, parts: Sequence[SourceCounts] = ()
+    split: Split,
+    train: EncodedCases,
+    held_out: EncodedCases,
+    parts: Sequence[SourceCounts] = (),
+    validation: int = 0,
 ) -> CaseCounts:
     """Return the counts of a split and of its two encoded sides (neither may be empty), drawn from
     in `parts`."""
@@ -117,6 +123,7 @@ def count_cases(
         told_apart=reading.told_apart,
         plain_control=train.plain + held_out.plain,
         notes=reading.notes,
+        validation=validation,
     )
 
 

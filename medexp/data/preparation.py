@@ -14,6 +14,8 @@ from medexp.data.prompts import render_question
 from medexp.data.split import Share, Split
 from medexp.errors import DataError
 
+NO_CASES = EncodedCases(cases=(), encoded=(), dropped=0, trimmed=0, plain=0)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -28,6 +30,7 @@ class Prepared:
     asked: Sequence[Case]
     prompts: Sequence[list[int]]
     audit: CaseCounts
+    validation: EncodedCases = NO_CASES
 
 
 def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared:
@@ -56,6 +59,7 @@ def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared
         "evaluation.max_seq_tokens",
         evaluation.max_seq_tokens,
     )
+    validation = _encode_validation(config, sides, held_out, vocabulary)
     sizes = [len(encoding.encoded) for encoding in by_share]
     weights = [share.weight for share in shares]
     steps = training.max_steps or count_steps(
@@ -73,9 +77,26 @@ def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared
         encode_prompt(render_question(config.prompt, case.question), vocabulary) for case in asked
     ]
     rows = [train.encoded[index] for index in order]
-    return Prepared(
-        rows, steps, train, held_out, asked, prompts, count_cases(sides, train, held_out, drawn)
+    counts = count_cases(sides, train, held_out, drawn, len(validation.cases))
+    return Prepared(rows, steps, train, held_out, asked, prompts, counts, validation)
+
+
+def _encode_validation(
+    config: RunConfig, sides: Split, held_out: EncodedCases, vocabulary: Vocabulary
+) -> EncodedCases:
+    """Return the validation cases at the length of the held-out ones, none where there are none."""
+    if not sides.validation:
+        return NO_CASES
+    # They stand in for the test part where that is closed, and are encoded already.
+    if sides.validation == sides.held_out:
+        return held_out
+    limit = config.evaluation.max_seq_tokens
+    overlong = config.dataset.overlong
+    encoding = encode_cases(
+        config.prompt, sides.validation, vocabulary, limit, overlong, LossOn.completion
     )
+    _refuse_empty(encoding, overlong, "validation", "evaluation.max_seq_tokens", limit)
+    return encoding
 
 
 def _encode_shares(

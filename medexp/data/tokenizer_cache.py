@@ -72,4 +72,4 @@ class CachedTokenizer:
 
 
 def _list_texts(config: RunConfig, sides: Split) -> Iterator[str]:
-    return list_texts(config.prompt, [*sides.train, *sides.held_out])
+    return list_texts(config.prompt, [*sides.train, *sides.held_out, *sides.validation])

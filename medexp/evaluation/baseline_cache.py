@@ -9,14 +9,16 @@ only changes rounding (where layers lie) does not count.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from medexp.config.schema import Device, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
+from medexp.evaluation.generation import Sampling
 from medexp.evaluation.measures.forced_choice import Likelihoods
 from medexp.evaluation.record import CaseLoss
 from medexp.models.base_identity import compute_config_digest, compute_weights_digest
@@ -34,11 +36,12 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth
 
 @dataclass(frozen=True)
 class BaselineCache:
-    """The files of one base: `answers` is JSONL and grows as they come, losses and likelihoods are
-    written whole.
+    """The files of one base: those of answers are JSONL and grow as they come, losses and
+    likelihoods are written whole. `answers_file(prompts, sampling)` says where the answers to
+    prompts (token ids) are kept, greedy ones without `sampling`.
     """
 
-    answers: Path
+    answers_file: Callable[..., Path]
     _losses: Path
     _likelihoods: Path
 
@@ -77,17 +80,28 @@ def open_baseline_cache(
     folder = Path(config.tracking.root or ".") / "base"
     folder.mkdir(parents=True, exist_ok=True)
     base = _describe_base(config, weights)
-    answers = _digest(base, ([*prepared.prompts], config.evaluation.max_new_tokens))
     cases = _case_tokens(prepared.held_out.encoded)
     losses = _digest(base, config.prompt.completion, cases)
     asked = [[case.digest, dict(case.extra)] for case in prepared.held_out.cases]
     seed = config.dataset.split_seed
     likelihoods = _digest(base, config.prompt.question, losses, asked, seed, LIKELIHOOD_VERSION)
     return BaselineCache(
-        folder / f"answers-{answers}.jsonl",
+        partial(_answers_file, folder, base, config.evaluation.max_new_tokens),
         folder / f"losses-{losses}.json",
         folder / f"likelihoods-{likelihoods}.json",
     )
+
+
+def _answers_file(
+    folder: Path,
+    base: Sequence[object],
+    max_new_tokens: int,
+    prompts: Sequence[list[int]],
+    sampling: Sampling | None = None,
+) -> Path:
+    """Return the file of the base's answers to `prompts`; greedy ones lie where they always did."""
+    drawn = [asdict(sampling)] if sampling is not None else []
+    return folder / f"answers-{_digest(base, ([*prompts], max_new_tokens, *drawn))}.jsonl"
 
 
 def _describe_base(config: RunConfig, weights: Weights) -> list[object]:

@@ -20,6 +20,7 @@ from medexp.data.prompts import closes_reasoning
 from medexp.data.split import name_groups
 from medexp.errors import ConfigError, listing, nearest
 from medexp.evaluation import embedding, generation, judge, scorecard
+from medexp.evaluation.base_prompt import BestPrompts, make_best_prompts
 from medexp.evaluation.baseline_cache import BaselineCache
 from medexp.evaluation.benchmark_questions import ChoiceQuestion
 from medexp.evaluation.benchmark_reasoning import answer_questions
@@ -40,13 +41,21 @@ from medexp.system.console import DONE, NOTE, Console
 
 # More primary measures than these, and Holm's correction leaves none of them a chance.
 MOST_PRIMARY = 4
+# Draws are made as R1's authors make theirs, from a seed that every run shares.
+DRAW_TOP_P, DRAW_SEED = 0.95, 3407
+_ARM_NAMES = {
+    "base": "base model",
+    "base_best": "base model asked its best way",
+    "tuned": "tuned model",
+}
 
 
 @dataclass
 class Evaluator:
     """A model under measurement, and the held-out cases it is measured on.
 
-    `answers_file` says in which file the answers of "base" or "tuned" are kept as they come.
+    `answers_file` says in which file the answers of an arm ("base", "base_best", "tuned") are kept
+    as they come.
     """
 
     config: RunConfig
@@ -57,32 +66,67 @@ class Evaluator:
     meter: Meter
     baseline: BaselineCache | None
 
-    def generate_answers(self, base: bool) -> list[Answer]:
-        """Return the answers of the base, or with the adapter; those in the file are not made
-        again.
+    def generate_base_answers(self) -> dict[str, list[list[Answer]]]:
+        """Return the answers of the base, by the ways it is asked and by the draws of each."""
+        ways = [arm for arm in self.config.evaluation.arms if arm != "tuned"]
+        return {arm: self.generate_answers(arm) for arm in ways}
+
+    def generate_answers(self, arm: str) -> list[list[Answer]]:
+        """Return the answers of `arm` (base, base_best or tuned), a list a draw; those in their
+        files are not made again.
         """
-        whose, count = "base" if base else "tuned", len(self.prepared.prompts)
-        file = self.baseline.answers if base and self.baseline else self.answers_file(whose)
+        evaluation = self.config.evaluation
+        if not evaluation.temperature:
+            return [self._generate_draw(arm, "", None)]
+        draws = []
+        for draw in range(evaluation.draws):
+            seed = DRAW_SEED + 1000 * draw
+            sampling = generation.Sampling(
+                evaluation.max_new_tokens, evaluation.temperature, DRAW_TOP_P, seed
+            )
+            of_several = f", draw {draw + 1} of {evaluation.draws}" if evaluation.draws > 1 else ""
+            draws.append(self._generate_draw(arm, of_several, sampling))
+        return draws
+
+    def _generate_draw(
+        self, arm: str, of_several: str, sampling: generation.Sampling | None
+    ) -> list[Answer]:
+        is_base = arm != "tuned"
+        prompts = self.best_prompts.prompts if arm == "base_best" else self.prepared.prompts
+        count, whose = len(prompts), _ARM_NAMES[arm]
+        name = arm if sampling is None else f"{arm}-{sampling.temperature:g}-{sampling.seed}"
+        file = self.answers_file(name)
+        if is_base and self.baseline:
+            file = self.baseline.answers_file(prompts, sampling)
         answered = generation.read_answers(file)
         if len(answered) == count:
             if count:
-                self.console.info(f"the {whose} model's {count} answers were made before", DONE)
+                self.console.info(
+                    f"the {whose}'s {count} answers{of_several} were made before", DONE
+                )
             return [answered[case] for case in range(count)]
         questions = f"{count} held-out question{'s' if count > 1 else ''}"
-        label = f"answering {questions} with the {whose} model"
+        label = f"answering {questions} with the {whose}{of_several}"
         with (
             memory_phase(Phase.answering, label, self.meter),
             self.console.progress(label, count) as advance,
         ):
             return generation.generate_answers(
                 self.model,
-                self.prepared.prompts,
+                prompts,
                 self.config.evaluation.max_new_tokens,
                 self._batch_rule(),
                 answers_file=file,
-                base=base,
+                base=is_base,
                 advance=advance,
+                sampling=sampling,
             )
+
+    @cached_property
+    def best_prompts(self) -> BestPrompts:
+        """The questions as the base is asked them its best way."""
+        questions = [case.question for case in self.prepared.asked]
+        return make_best_prompts(self.model.tokenizer, questions)
 
     def measure_base_losses(self) -> list[CaseLoss]:
         """Return the base's loss of every held-out case, measured where no earlier run has done
@@ -110,22 +154,47 @@ class Evaluator:
                 self._answer_starts,
             )
 
+    @property
+    def has_own_validation(self) -> bool:
+        """Whether validation cases are there, and are not the ones that are measured at the end."""
+        validation = self.prepared.validation
+        return bool(validation.cases) and validation.cases != self.prepared.held_out.cases
+
+    def measure_validation_losses(self) -> list[CaseLoss]:
+        """Return the loss of every validation case, without any of every held-out one."""
+        if not self.has_own_validation:
+            return self.measure_losses()
+        with memory_phase(Phase.evaluation, "measuring the validation loss", self.meter):
+            return measure_case_losses(
+                self.model, self.prepared.validation.encoded, self.config.evaluation.batch_size
+            )
+
     def build_record(
         self,
-        answers: tuple[list[Answer], list[Answer]],
+        answers: Mapping[str, Sequence[Sequence[Answer]]],
         losses: tuple[list[CaseLoss], list[CaseLoss]],
     ) -> Record:
-        """Return all that was measured, (before, after), judged where a judge is asked for."""
+        """Return all that was measured, judged where a judge is asked for.
+
+        `answers` holds the draws of every arm; losses are (before, after).
+        """
+        best = answers.get("base_best")
         record = build_record(
             closes_reasoning(self.config.prompt),
             self.prepared.asked,
-            answers,
+            (answers["base"][0], answers["tuned"][0]),
             losses,
             self.prepared.held_out.cases,
             name_held_out_groups(self.config, self.prepared.held_out.cases),
             self.config.evaluation.primary,
+            base_best=best[0] if best else None,
+            further={arm: draws[1:] for arm, draws in answers.items()},
         )
-        record = replace(record, likelihoods=self.measure_likelihoods())
+        record = replace(
+            record,
+            likelihoods=self.measure_likelihoods(),
+            base_best_reasons=bool(best) and self.best_prompts.reasons,
+        )
         return add_judgements(record, self.config.evaluation, self.console)
 
     def answer_benchmarks(

@@ -36,9 +36,10 @@ def generate_answers(
     answers_file: Path,
     base: bool,
     advance: Callable[[int], None],
+    sampling: Sampling | None = None,
 ) -> list[Answer]:
-    """Return greedy answers to `prompts` (token ids) in their order, by the base (`base`) or with
-    the adapter.
+    """Return answers to `prompts` (token ids) in their order, by the base (`base`) or with the
+    adapter: greedy ones, or drawn ones with `sampling`.
 
     `fits_together(questions, longest)` says whether so many questions, the longest of so many
     tokens, are answered together; one alone always is. `answers_file` is a JSONL file that grows
@@ -52,11 +53,29 @@ def generate_answers(
     for batch in batch_into_fewest(lengths, fits_together):
         cases = [missing[index] for index in batch]
         questions = [prompts[case] for case in cases]
-        for answer in _answer_batch(model, cases, questions, max_new_tokens, base):
+        options = _sampling_options(model, sampling, cases[0])
+        for answer in _answer_batch(model, cases, questions, max_new_tokens, base, options):
             known[answer.case] = answer
             _append_answer(answer, answers_file)
         advance(len(cases))
     return [known[case] for case in range(len(prompts))]
+
+
+def _sampling_options(
+    model: AdapterModel, sampling: Sampling | None, first_case: int = 0
+) -> dict[str, Any]:
+    """Return what transformers' generate needs to draw, or not to; a batch begins from a seed of
+    its own, so that a run that is taken up again draws the same.
+    """
+    if sampling is None or not sampling.temperature:
+        return {"do_sample": False}
+    model.stack.transformers.set_seed(sampling.seed + first_case)
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": 0,
+    }
 
 
 def limit_batch_size(batch_size: int) -> Callable[[int, int], bool]:
@@ -106,18 +125,8 @@ def generate_answer(
         answer = _decode_answer(0, ids[0, len(prompt) :].tolist(), model.tokenizer)
         return torch.full((1,), on_token(answer), dtype=torch.bool, device=ids.device)
 
-    options: dict[str, Any] = {
-        "stopping_criteria": model.stack.transformers.StoppingCriteriaList([stops]),
-        "do_sample": False,
-    }
-    if sampling.temperature:
-        model.stack.transformers.set_seed(sampling.seed)
-        options |= {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": 0,
-        }
+    criteria = model.stack.transformers.StoppingCriteriaList([stops])
+    options = {"stopping_criteria": criteria, **_sampling_options(model, sampling)}
     (tokens,) = _generate(model, [prompt], sampling.max_new_tokens, base, options)
     return _decode_answer(0, tokens, model.tokenizer)
 
@@ -128,8 +137,9 @@ def _answer_batch(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     base: bool,
+    options: Mapping[str, Any],
 ) -> list[Answer]:
-    generated = _generate(model, prompts, max_new_tokens, base, {"do_sample": False})
+    generated = _generate(model, prompts, max_new_tokens, base, options)
     return [
         _decode_answer(case, tokens, model.tokenizer)
         for case, tokens in zip(cases, generated, strict=True)

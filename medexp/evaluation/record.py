@@ -131,7 +131,8 @@ class Record:
     that may give a verdict, as the config named them before the run; both are empty in older
     records, where a case is its own group and the primary measures are the default ones.
     `likelihoods` holds what the base and the tuned model find likely (by "base" and "tuned"), where
-    that was measured."""
+    that was measured. `base_best_reasons` where the base's best way ends in a chain of thought that
+    is open: its answer then begins after `</think>`."""
 
     reasons: bool
     cases: tuple[AnsweredCase, ...]
@@ -143,6 +144,7 @@ class Record:
     groups: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()
     likelihoods: Mapping[str, Likelihoods] = field(default_factory=dict)
+    base_best_reasons: bool = False
 
     def group_of_digest(self) -> dict[str, str]:
         """Return the group of every held-out case by its digest; of an older record, of none."""
@@ -188,6 +190,7 @@ class Record:
                 held_out=tuple(stored.get("held_out", ())),
                 groups=tuple(stored.get("groups", ())),
                 primary=tuple(stored.get("primary", ())),
+                base_best_reasons=bool(stored.get("base_best_reasons", False)),
                 likelihoods={
                     side: Likelihoods.from_json(scores)
                     for side, scores in stored.get("likelihoods", {}).items()
@@ -228,15 +231,31 @@ def build_record(
     groups: Sequence[str] = (),
     primary: Sequence[str] = (),
     base_best: Sequence[Answer] | None = None,
+    further: Mapping[str, Sequence[Sequence[Answer]]] | None = None,
 ) -> Record:
     """Return the record of `cases` with the answers of the base and the tuned model.
 
-    The losses are those of the cases of `held_out`, whose groups are `groups`.
+    The losses are those of the cases of `held_out`, whose groups are `groups`; `further` holds the
+    draws of every arm behind its first.
     """
     best = base_best if base_best is not None else [None] * len(cases)
     answered = tuple(
-        AnsweredCase(case.question, case.answer, dict(case.extra), base, tuned, base_best=own_way)
-        for case, base, tuned, own_way in zip(cases, *answers, best, strict=True)
+        AnsweredCase(
+            case.question,
+            case.answer,
+            dict(case.extra),
+            base,
+            tuned,
+            base_best=own_way,
+            draws={
+                arm: tuple(draw[place] for draw in draws)
+                for arm, draws in (further or {}).items()
+                if draws
+            },
+        )
+        for place, (case, base, tuned, own_way) in enumerate(
+            zip(cases, *answers, best, strict=True)
+        )
     )
     return Record(
         reasons,

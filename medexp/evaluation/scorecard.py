@@ -159,6 +159,8 @@ DEFAULT_PRIMARY = ("diagnosis_likelihood", "must_say_coverage", "knowledge_likel
 # The measures of wrong claims, and the verdict that each counts.
 CLAIM_MEASURES = {"contradicted_claims": CONTRADICTED, "fabricated": FABRICATED}
 HARM_MEASURES = ("must_not_say", "contradicted_claims", "fabricated")
+# One newly harmful case is enough here: the case itself names what must not be said.
+HARMS_BY_CASE = ("must_not_say",)
 FORM_MEASURES = ("structure", "ended", "same_language")
 # Follows a benchmark's name where its questions were answered with a chain of thought.
 REASONED = "_reasoned"
@@ -296,8 +298,12 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     """Return the scorecard of `record`; `cosines` (items x lines) adds what is recalled by
     meaning.
     """
+    reasons = {"base_best": record.base_best_reasons}
     arms = {
-        arm: tuple(_score_arm(case, arm, record.reasons, lexicon, cosines) for case in record.cases)
+        arm: tuple(
+            _score_arm(case, arm, reasons.get(arm, record.reasons), lexicon, cosines)
+            for case in record.cases
+        )
         for arm in ("base", "base_best", "tuned")
         if all(case.answers(arm) for case in record.cases)
     }
@@ -334,6 +340,7 @@ def _add_verdicts(
             result.comparison,
             result.harm_before,
             result.harm_after,
+            result.measure.key in HARMS_BY_CASE,
         )
         for result in results
         if result.comparison is not None
@@ -476,10 +483,16 @@ def _compare_answers(
     groups: Sequence[str],
 ) -> MeasureResult:
     """Return the result of `measure`, over the cases that have it in every arm."""
-    key, arms = measure.key, list(bases)
+    key = measure.key
+    # A way of asking that has no such measure at all (a chain of thought) is no base for it.
+    arms = [
+        arm
+        for arm, answers in bases.items()
+        if arm == "base" or any(answer.values.get(key) is not None for answer in answers)
+    ]
     rows = [
         ([answer.values.get(key) for answer in (*sides, late)], group)
-        for *sides, late, group in zip(*bases.values(), after, groups, strict=True)
+        for *sides, late, group in zip(*(bases[arm] for arm in arms), after, groups, strict=True)
     ]
     taken = [(values, group) for values, group in rows if None not in values]
     if not taken:

@@ -3,7 +3,8 @@
 - A primary measure is named in the config before the run (`evaluation.primary`). It may say
   improved, worse, no detectable change or too few groups, with Holm's correction over the primary
   measures and over nothing else.
-- A harm measure may say worse early: one-sided at HARM_LEVEL, or where any case is newly harmful.
+- A harm measure may say worse early: one-sided at HARM_LEVEL, or, where it was named for the case,
+  by a single newly harmful one.
 - Everything else is described: higher, lower, same. Many measures without a plan find something
   by chance, and what they find is a question for the next run.
 """
@@ -52,7 +53,9 @@ class MeasuredChange:
     """A comparison of one measure: its role, the direction that is better, and its cases.
 
     `better` is 1 or -1 for a primary or harm measure. `before` and `after` are a harm measure's
-    values of every case.
+    values of every case. `one_case_is_enough` where a single newly harmful case calls it: a
+    statement that was named as harmful for this very case. What finds harm by rules that err now
+    and then needs more than one.
     """
 
     role: Role
@@ -60,6 +63,7 @@ class MeasuredChange:
     comparison: PairedComparison
     before: Sequence[float] = ()
     after: Sequence[float] = ()
+    one_case_is_enough: bool = True
 
 
 def give_verdicts(changes: Mapping[Name, MeasuredChange]) -> dict[Name, Verdict]:
@@ -112,7 +116,7 @@ def _judge_harm(change: MeasuredChange) -> Verdict:
     comparison = change.comparison
     p_worse = comparison.p_rise if change.better < 0 else comparison.p_fall
     newly_harmful = len(find_newly_harmful(change.before, change.after, change.better))
-    if newly_harmful or p_worse < HARM_LEVEL:
+    if (newly_harmful and change.one_case_is_enough) or p_worse < HARM_LEVEL:
         word = WORSE
     elif comparison.is_detected and comparison.change * change.better > 0:
         word = IMPROVED

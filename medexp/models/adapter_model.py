@@ -1,7 +1,7 @@
 """What one hand makes and another takes: weights that were found, and a model with its adapter."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,19 +55,28 @@ class AdapterModel:
 
     @contextmanager
     def restoring_weights(self) -> Iterator[None]:
-        """What is trained inside is forgotten: the adapter comes back from a copy in host
-        memory."""
-        import torch
-
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        kept = [parameter.detach().cpu().clone() for parameter in trained]
+        """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
+        kept = self.copy_weights()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for parameter, value in zip(trained, kept, strict=True):
-                    parameter.copy_(value)
-                    parameter.grad = None
+            self.load_weights(kept)
+
+    def copy_weights(self) -> list[Any]:
+        """Return a copy of what is trained, in host memory."""
+        return [parameter.detach().cpu().clone() for parameter in self._trained_parameters()]
+
+    def load_weights(self, values: Sequence[Any]) -> None:
+        """Put `values`, as `copy_weights` returned them, in the place of what is trained."""
+        import torch
+
+        with torch.no_grad():
+            for parameter, value in zip(self._trained_parameters(), values, strict=True):
+                parameter.copy_(value)
+                parameter.grad = None
+
+    def _trained_parameters(self) -> list[Any]:
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config import flatten
+from medexp.config.former_values import FORMER_VALUES
 from medexp.config.resolve import fill_shape, make_paths_absolute
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
@@ -156,7 +157,7 @@ def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
         stored[_OBJECTIVE] = current[_OBJECTIVE]
     study.optuna.set_user_attr(_FIXED_PART, stored)
     changed = [
-        f"{key}={current.get(key)} (was {stored.get(key)})"
+        f"{key}={_value_of(current, key)} (was {_value_of(stored, key)})"
         for key in sorted({*current, *stored})
         if current.get(key) != stored.get(key)
     ]
@@ -167,6 +168,11 @@ def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
             f" {', '.join(changed[:_MAX_CHANGES_SHOWN])}{f' and {more} more' if more > 0 else ''}; "
             "set them back, or give the new study a name: hydra.sweeper.study_name=NAME"
         )
+
+
+def _value_of(fixed: Mapping[str, Any], key: str) -> Any:
+    """Return the value of `key`; a newer key that is at its former value is not stored."""
+    return fixed.get(key, FORMER_VALUES.get(key))
 
 
 def _migrate_fixed_part(

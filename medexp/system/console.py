@@ -17,6 +17,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
@@ -53,20 +54,11 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="medexp.nearest")
-    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = _replace_raw(sys.stdout, _ResultStream)
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = _replace_raw(sys.stderr, _LogStream)
-
-
-def _replace_raw(stream: io.TextIOWrapper, raw_class: type[io.FileIO]) -> io.TextIOWrapper:
-    """Return a stream like `stream`, to the same file, whose bytes are written by `raw_class`."""
-    stream.flush()
-    writer = io.BufferedWriter(raw_class(stream.fileno(), "w", closefd=False))
-    is_log = stream is sys.stderr
-    return io.TextIOWrapper(
-        writer, stream.encoding, stream.errors, line_buffering=is_log or stream.line_buffering
-    )
+        raw = io.BufferedWriter(_LogStream(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(
+            raw, sys.stderr.encoding, sys.stderr.errors, line_buffering=True
+        )
 
 
 def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
@@ -84,28 +76,8 @@ def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     return "".join(ascii_letters), error.end
 
 
-class _ResultStream(io.FileIO):
-    """A file that drops what is written while its disk is full, and knows that it did.
-
-    Raising would end a run that is finished but for its printing, and Python tries again at its
-    end, with exit code 120.
-    """
-
-    is_incomplete = False
-
-    def write(self, data: Any) -> int | None:  # type: ignore[override]
-        """Write `data`, or drop it."""
-        try:
-            return super().write(data)
-        except OSError as error:
-            if not disk_space.is_disk_full(error):
-                raise
-            self.is_incomplete = True
-            return len(data)
-
-
-class _LogStream(_ResultStream):
-    """A file that also drops what is written once its reader has gone."""
+class _LogStream(io.FileIO):
+    """A file that drops what is written once its reader has gone, and while its disk is full."""
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
         """Write `data`, or drop it."""
@@ -114,6 +86,36 @@ class _LogStream(_ResultStream):
         except BrokenPipeError:
             _discard(self.fileno())
             return len(data)
+        except OSError as error:
+            if not disk_space.is_disk_full(error):
+                raise
+            return len(data)
+
+
+@dataclass
+class _Results:
+    """Whether all that was printed on standard output has come to its file."""
+
+    are_complete: bool = True
+
+
+_RESULTS = _Results()
+
+
+@contextmanager
+def drop_on_full_disk() -> Iterator[None]:
+    """Drop what is printed, from now on, where standard output's file lies on a full disk.
+
+    Raising would end a run that is finished but for its printing. Python would try once more at its
+    end, and end with exit code 120.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not disk_space.is_disk_full(error):
+            raise
+        _RESULTS.are_complete = False
+        _discard(sys.stdout.fileno())
 
 
 def _discard(descriptor: int) -> None:
@@ -150,9 +152,9 @@ def quiet_when_unread() -> Iterator[None]:
 
 def _flush_results() -> bool:
     """Flush standard output; return whether all of it has come to its file."""
-    sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return not (isinstance(raw, _ResultStream) and raw.is_incomplete)
+    with drop_on_full_disk():
+        sys.stdout.flush()
+    return _RESULTS.are_complete
 
 
 def _is_unread(stream: TextIO) -> bool:
@@ -214,11 +216,13 @@ class Console:
         """Print one line of the outcome on standard output, after DONE, NOTE or WRONG, or in rich's
         `style`; it stays one line in a pipe.
         """
-        _print(self.results, Text.assemble(_format_mark(mark), (text, style)))
+        with drop_on_full_disk():
+            _print(self.results, Text.assemble(_format_mark(mark), (text, style)))
 
     def raw(self, text: str) -> None:
         """Write `text` to standard output as it is, for programs."""
-        self.results.file.write(visible(text) + "\n")
+        with drop_on_full_disk():
+            self.results.file.write(visible(text) + "\n")
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], prose: bool = False
@@ -242,8 +246,9 @@ class Console:
             )
         for row in rows:
             table.add_row(*map(Text, row))
-        self.results.print(table)
-        self.results.print()
+        with drop_on_full_disk():
+            self.results.print(table)
+            self.results.print()
 
 
 class SafeConsole(RichConsole):

@@ -10,7 +10,7 @@ from medexp.errors import TrainingDiverged
 from medexp.evaluation.record import CaseLoss, mean_loss
 from medexp.models import memory_guard
 from medexp.system import machine
-from medexp.system.console import Console, make_progress_bar
+from medexp.system.console import NOTE, Console, make_progress_bar
 from medexp.system.units import GIB, format_duration, gib
 from medexp.training import trainer
 from medexp.training.context import TrainContext
@@ -26,8 +26,8 @@ class StepRecorder:
         self._context = context
         self._spill = memory_guard.SpillGuard(context.meter, machine.read().system)
 
-    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
-        """Log the step, and evaluate where it is time to.
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> bool:
+        """Log the step, and evaluate where it is time to; return whether going on is of no use.
 
         Raises: TrainingDiverged, and TrialPruned in a sweep.
         """
@@ -39,15 +39,25 @@ class StepRecorder:
         if context.trial:
             context.trial.report_progress(step, steps)
         if step % context.config.evaluation.every_steps == 0 and step < steps:
-            self._evaluate(step)
+            return self._evaluate(step)
+        return False
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int) -> bool:
         context = self._context
-        loss = mean_finite_loss(context.measure_losses(), step)
+        loss = mean_finite_loss(context.measure_validation_losses(), step)
         context.tracker.log_metrics(step, {"eval/loss": loss})
-        context.console.info(f"  step {step}/{context.prepared.steps}  held-out loss {loss:.4f}")
+        name = "validation" if context.prepared.validation.cases else "held-out"
+        context.console.info(f"  step {step}/{context.prepared.steps}  {name} loss {loss:.4f}")
+        context.best.add_loss(step, loss)
         if context.trial:
             context.trial.report(step, loss)
+        if context.best.is_hopeless:
+            context.console.info(
+                f"stopped after step {step}: the {name} loss was lowest after step"
+                f" {context.best.best_step} (training.early_stopping_patience)",
+                NOTE,
+            )
+        return context.best.is_hopeless
 
     def _read_memory(self) -> dict[str, float]:
         """Return the metrics of GPU memory, none on a CPU."""

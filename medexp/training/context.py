@@ -13,6 +13,7 @@ from medexp.planning.step_time import Plan
 from medexp.reports.summary import RunSummary
 from medexp.tracking.run_name import make_run_name
 from medexp.tracking.tracker import Tracker
+from medexp.training.best_checkpoint import BestCheckpoint
 from medexp.training.resume import ResumableRun
 
 
@@ -62,7 +63,13 @@ class TrainContext(Evaluator):
     plan: Plan | None
     began: float
     base: BaseIdentity
+    best: BestCheckpoint
     trial: TrialReporter | None = None
+
+    @property
+    def is_test_part_closed(self) -> bool:
+        """Whether validation cases stand in for the test part, as in a trial of a sweep."""
+        return bool(self.prepared.validation.cases) and not self.has_own_validation
 
     @property
     def run_name(self) -> str:

@@ -40,6 +40,7 @@ from medexp.tracking.artifact_names import (
     PLAN,
     STARTED_FROM,
 )
+from medexp.tracking.openings import describe_openings, record_opening
 from medexp.tracking.tracker import DataInput, Tracker
 from medexp.training.context import TrainContext, TrainResult
 from medexp.training.preflight import PreflightResult
@@ -176,9 +177,11 @@ def log_end(
         )
     )
     adapter = f"{result.adapter.name}/ beside this page"
+    facts = summary.build_summary_rows(outcome, adapter, result.run_id)
+    facts.append(("test part", _open_test_part(context)))
     header = ReportHeader(
         f"{config.model.name} {context.run_name} on {config.dataset.name}",
-        summary.build_summary_rows(outcome, adapter, result.run_id),
+        facts,
         planned_bytes=outcome.planned_bytes,
         measured_bytes=outcome.peak_bytes,
         ceiling_bytes=outcome.ceiling_bytes,
@@ -186,6 +189,16 @@ def log_end(
     )
     folder = context.invocation.output_dir
     return publish_evaluation(tracker, record, scorecard, header, outcome.steps, folder)
+
+
+def _open_test_part(context: TrainContext) -> str:
+    """Count that the test part was opened, and return how often it was, in words."""
+    if context.is_test_part_closed:
+        return "closed: this trial was measured on validation cases"
+    digests = [case.digest for case in context.prepared.held_out.cases]
+    count = record_opening(context.config.tracking.root, digests, context.tracker.run_id)
+    context.tracker.set_tags({"medexp.test_part_opened": count})
+    return describe_openings(count)
 
 
 def _log_adapter(context: TrainContext, adapter: Path) -> None:

@@ -44,7 +44,7 @@ class ResumableRun:
     @property
     def mlflow_run_id(self) -> str | None:
         """The MLflow run that this belongs to, once there is one."""
-        return _read_json(self.folder / RUN, lambda stored: str(stored["mlflow_run_id"]))
+        return read_json(self.folder / RUN, lambda stored: str(stored["mlflow_run_id"]))
 
     def remember_mlflow_run(self, mlflow_run_id: str) -> None:
         """Write down the MLflow run, whole or not at all."""
@@ -52,7 +52,7 @@ class ResumableRun:
 
     def load_fitting_levers(self) -> Levers | None:
         """Return the levers that this run was seen to fit with; None before that."""
-        return _read_json(self.folder / LEVERS, lambda stored: Levers(**stored))
+        return read_json(self.folder / LEVERS, lambda stored: Levers(**stored))
 
     def remember_fitting_levers(self, levers: Levers) -> None:
         """Write down the levers, whole or not at all."""
@@ -62,7 +62,7 @@ class ResumableRun:
         """Return the levers with which an earlier process ran out of memory after they had seemed
         to fit, and in which phase (its value; None in a file of an older medexp).
         """
-        return _read_json(
+        return read_json(
             self.folder / OUT_OF_MEMORY,
             lambda stored: (Levers(**stored["levers"]), stored.get("phase")),
         )
@@ -234,7 +234,7 @@ def _release_and_remove(lock: FileLock) -> None:
     lock.release()
 
 
-def _read_json(file: Path, parse: Callable[[Any], Read]) -> Read | None:
+def read_json(file: Path, parse: Callable[[Any], Read]) -> Read | None:
     """Return what `parse` makes of JSON `file`; None where it is not there or not readable, as
     after a power cut.
     """
@@ -254,7 +254,7 @@ def _is_complete_checkpoint(folder: Path) -> bool:
 
     Its state file is written last, but when a machine stops it may be the first on the disk.
     """
-    state = _read_json(folder / "trainer_state.json", dict)
+    state = read_json(folder / "trainer_state.json", dict)
     if not state or state.get("global_step") != _step_of(folder):
         return False
     pickles = [*folder.glob("*.pt"), *folder.glob("*.pth")]

@@ -21,7 +21,7 @@ from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.evaluation import evaluator
 from medexp.evaluation.baseline_cache import open_baseline_cache
-from medexp.evaluation.record import Record, mean_loss
+from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import adapter_files, base_identity, weights
 from medexp.models import loading as model_loading
@@ -44,6 +44,7 @@ from medexp.tracking.run_name import make_run_name
 from medexp.tracking.store_upkeep import prepare_store
 from medexp.tracking.tracker import Tracker
 from medexp.training import leftovers, trainer
+from medexp.training.best_checkpoint import BestCheckpoint
 from medexp.training.callbacks import StepRecorder, TrainingProgress, mean_finite_loss
 from medexp.training.context import TrainContext, TrainResult, TrialReporter, choose_run_name
 from medexp.training.mlflow_logging import log_audit, log_end, log_plan, log_start, summarise_run
@@ -92,7 +93,11 @@ def train(
     base = _find_base(config, console)
     cases = data_loading.load_cases(config.dataset, config.prompt)
     split = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
-    with _acquire_run(config, cases.digest) as work:
+    # A trial of a sweep chooses: it is measured on validation cases, and opens no test part.
+    is_closed = trial is not None and bool(split.validation)
+    if is_closed:
+        split = split.with_test_part_closed()
+    with _acquire_run(config, cases.digest, is_closed) as work:
         config, plan = _announce(request, config, work, plan)
         session = open_session(config, base, console)
         tokenizer = CachedTokenizer(session.tokenizer, config.prompt)
@@ -143,9 +148,14 @@ def _find_base(config: RunConfig, console: Console) -> Weights:
     return base
 
 
-def _acquire_run(config: RunConfig, data_digest: str) -> AbstractContextManager[ResumableRun]:
+def _acquire_run(
+    config: RunConfig, data_digest: str, is_closed: bool
+) -> AbstractContextManager[ResumableRun]:
     """Return the folder of this run, new or left by an earlier process, to be held in a `with`."""
-    name, former_name = fingerprint(config, data_digest), former_fingerprint(config, data_digest)
+    # The same run as a trial has other cases answered, and may not continue with these answers.
+    ending = "-validation" if is_closed else ""
+    name = f"{fingerprint(config, data_digest)}{ending}"
+    former_name = f"{former_fingerprint(config, data_digest)}{ending}"
     root = unfinished_runs_dir(config.tracking)
     return acquire(root, name, config.training.resume, former_name)
 
@@ -268,6 +278,12 @@ def _build_context(
         plan=preflight.plan if preflight is not None else None,
         began=request.began,
         base=base_identity.compute_identity(config.model, session.weights),
+        best=BestCheckpoint(
+            model,
+            work.folder,
+            config.training.keep_best,
+            config.training.early_stopping_patience,
+        ),
         trial=request.trial,
     )
 
@@ -276,17 +292,19 @@ def _train_between_evaluations(context: TrainContext) -> TrainResult:
     """Answer, train, answer again; keep the adapter and what it changed."""
     config, tracker, invocation = context.config, context.tracker, context.invocation
     checkpoint = context.work.find_last_checkpoint()
-    answers_before = context.generate_answers(base=True)
+    answers = context.generate_base_answers()
     losses_before = context.measure_base_losses()
-    tracker.log_metrics(0, {"eval/loss": mean_loss(losses_before)})
+    tracker.log_metrics(0, {"eval/loss": _measure_base_validation(context, losses_before)})
     fitted = _fit(context, checkpoint)
+    _restore_best(context, fitted)
     with context.console.status("measuring the tuned model's held-out loss"):
         losses_after = context.measure_losses()
     loss_after = mean_finite_loss(losses_after, fitted.last_step)
-    tracker.log_metrics(fitted.last_step, {"eval/loss": loss_after})
-    answers_after = context.generate_answers(base=False)
+    if not context.has_own_validation:
+        tracker.log_metrics(fitted.last_step, {"eval/loss": loss_after})
+    answers["tuned"] = context.generate_answers("tuned")
     losses = losses_before, losses_after
-    record = context.build_record((answers_before, answers_after), losses)
+    record = context.build_record(answers, losses)
     scorecard = evaluator.score_record(record, config.evaluation, context.model.stack)
     with context.console.status("saving the adapter"):
         adapter = adapter_files.save_adapter(
@@ -298,6 +316,37 @@ def _train_between_evaluations(context: TrainContext) -> TrainResult:
     _print_result(context, result, record, scorecard)
     context.console.result(f"Before and after side by side: {short(page)}")
     return result
+
+
+def _measure_base_validation(context: TrainContext, losses: list[CaseLoss]) -> float:
+    """Return the loss that the curve on the way begins with: the base's, on validation cases where
+    there are any, else on the held-out ones.
+    """
+    if not context.has_own_validation:
+        return mean_loss(losses)
+    with (
+        context.console.status("measuring the base's validation loss"),
+        context.model.adapter_disabled(),
+    ):
+        return mean_loss(context.measure_validation_losses())
+
+
+def _restore_best(context: TrainContext, fitted: FitResult) -> None:
+    """Measure the last step's validation loss, and go back to the best step where it is kept."""
+    if not context.has_own_validation and not context.config.training.keep_best:
+        return
+    with context.console.status("measuring the last step's validation loss"):
+        losses = context.measure_validation_losses()
+    last_step = fitted.last_step
+    loss = mean_finite_loss(losses, last_step)
+    context.tracker.log_metrics(last_step, {"eval/loss": loss})
+    context.best.add_loss(last_step, loss)
+    kept_step = context.best.restore_best(last_step)
+    context.tracker.set_tags({"medexp.kept_step": kept_step})
+    if kept_step != last_step:
+        context.console.info(
+            f"kept the adapter of step {kept_step}, whose validation loss is the lowest", DONE
+        )
 
 
 def _fit(context: TrainContext, checkpoint: Path | None) -> FitResult:

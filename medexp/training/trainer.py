@@ -34,9 +34,9 @@ TOKENS = "tokens"
 class StepCallback(Protocol):
     """Is called after every optimizer step."""
 
-    def on_step_end(self, step: int, metrics: dict[str, float]) -> None:
+    def on_step_end(self, step: int, metrics: dict[str, float]) -> bool | None:
         """Do what is to be done after `step`; `metrics` holds train/loss, train/grad_norm,
-        train/learning_rate, speed/tokens_per_s and speed/step_s.
+        train/learning_rate, speed/tokens_per_s and speed/step_s. True ends training here.
         """
 
 
@@ -326,8 +326,9 @@ def _make_bridge(
                 "speed/tokens_per_s": self.step_tokens / self.step_s,
                 "speed/step_s": self.step_s,
             }
-            for callback in callbacks:
-                callback.on_step_end(state.global_step, metrics)
+            answers = [callback.on_step_end(state.global_step, metrics) for callback in callbacks]
+            if any(answers):
+                control.should_training_stop = True
             # What a callback measured meanwhile belongs to this step: no other is begun.
             if self.asked.by is not None:
                 control.should_save = args.save_strategy != "no"

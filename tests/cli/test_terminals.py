@@ -70,8 +70,9 @@ def test_results_that_a_full_disk_does_not_take_are_said_to_be_lost(
 ) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False,
+            [sys.executable, *words], cwd=tmp_path, stdout=full,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+            stderr=subprocess.PIPE, text=True, timeout=300, check=False,
         )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "standard output" in done.stderr

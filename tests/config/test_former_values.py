@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from medexp.config.changes import change_values
 from medexp.config.flatten import (
+    extract_identity,
     fingerprint,
     flatten,
     former_fingerprint,
-    identity,
     is_of_experiment,
 )
 from medexp.config.former_values import FORMER_VALUES, fill_former_values, restore_former_values
@@ -34,7 +34,7 @@ def test_every_new_key_exists_and_its_former_value_may_be_set(run):
 def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
     enums = {"evaluation.cases": MeasuredCases.dataset}
     former = change_values(run, FORMER_VALUES | enums)
-    assert not set(FORMER_VALUES) & set(identity(former))
+    assert not set(FORMER_VALUES) & set(extract_identity(former))
     changes = {
         "dataset.validation": 8, "dataset.stratify_by": ["urgency"], "training.keep_best": True,
         "training.early_stopping_patience": 2, "evaluation.primary": ["structure"],
@@ -50,7 +50,7 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
             assert fingerprint(other, "data") == fingerprint(former, "data")
             continue
         shown = value.value if isinstance(value, Enum) else value
-        assert identity(other)[name] == shown
+        assert extract_identity(other)[name] == shown
         assert fingerprint(other, "data") != fingerprint(former, "data")
         assert former_fingerprint(other, "data") != former_fingerprint(former, "data")
 

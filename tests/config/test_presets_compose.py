@@ -40,11 +40,11 @@ NEEDS = {
 }
 WORKLOADS = {  # preset: model, dataset, prompt, training's optimizer, answers
     "cpu": ("smollm2_135m", "clinical_cases", "clinical_sections", "adamw_torch", 8),
-    "rtx4050_6gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 8),
-    "rtx3060_12gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 8),
-    "t4_16gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 8),
-    "rtx4090_24gb": ("deepseek_r1_distill_qwen_14b", "medical_o1", "clinical", "adamw_8bit", 8),
-    "h200_141gb": ("deepseek_r1_distill_qwen_14b", "medical_o1", "clinical", "adamw_8bit", 8),
+    "rtx4050_6gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 64),
+    "rtx3060_12gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 64),
+    "t4_16gb": ("deepseek_r1_distill_llama_8b", "medical_o1", "clinical", "adamw_8bit", 64),
+    "rtx4090_24gb": ("deepseek_r1_distill_qwen_14b", "medical_o1", "clinical", "adamw_8bit", 64),
+    "h200_141gb": ("deepseek_r1_distill_qwen_14b", "medical_o1", "clinical", "adamw_8bit", 64),
 }
 
 

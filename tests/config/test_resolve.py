@@ -119,6 +119,14 @@ BROKEN = {
     ],
     "_check_benchmarks": [
         (
+            ["evaluation.benchmarks=[medxpertqa]"],
+            ["medxpertqa, which is read from a file alone", "evaluation.benchmark_files.medxpertqa=FILE"],
+        ),
+        (
+            ["evaluation.benchmark_reasoning=true"],
+            ["evaluation.benchmark_reasoning=true", "none is set", "evaluation.benchmark_files.medqa=FILE"],
+        ),
+        (
             ["evaluation.benchmarks=[medqa,medmqa]"],
             ["evaluation.benchmarks has medmqa", "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medmcqa?"],
         ),

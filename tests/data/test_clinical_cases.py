@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import json
 import re
@@ -140,3 +141,35 @@ def test_a_condition_stands_on_one_side_of_the_split_only(resolved, records, see
     assert trained | held_out == {record["condition"] for record in records}
     assert len(sides.train) + len(sides.held_out) == len(records)
     assert len(sides.held_out) == dataset.held_out
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet", "csv"])
+def test_lists_survive_every_kind_of_file(resolved, records, tmp_path, kind):
+    file, some = tmp_path / f"cases.{kind}", records[:20]
+    if kind == "parquet":
+        pq = pytest.importorskip("pyarrow.parquet")
+        pa = pytest.importorskip("pyarrow")
+        pq.write_table(pa.Table.from_pylist(some), file)
+    elif kind == "csv":
+        with file.open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.DictWriter(opened, list(some[0]))
+            writer.writeheader()
+            # One statement a line, as a spreadsheet's cell shows it.
+            writer.writerows(
+                {
+                    name: "\n".join(value) if isinstance(value, list) else value
+                    for name, value in record.items()
+                }
+                for record in some
+            )
+    else:
+        lines = map(json.dumps, some)
+        text = json.dumps(some) if kind == "json" else "\n".join(lines)
+        file.write_text(text, encoding="utf-8")
+    dataset = resolved("dataset=local", f"dataset.path={file}").dataset
+    cases = data_loading.load_cases(dataset).cases
+    assert len(cases) == len(some)
+    for case, record in zip(cases, some, strict=True):
+        assert {name: parse_items(case.extra[name]) for name in LISTS} == {
+            name: record[name] for name in LISTS
+        }

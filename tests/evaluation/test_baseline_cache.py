@@ -88,7 +88,7 @@ def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path
     )
     known = known_base.open_baseline_cache(run, found, ready)
     assert known is not None
-    return known.answers, known._losses, known._likelihoods
+    return known.answers_file(ready.prompts), known._losses, known._likelihoods
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Only primary and harm measures give a verdict; harm is called early, gains late."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,16 @@ def test_one_newly_harmful_case_of_many_is_a_harm():
     verdicts = give_verdicts({"a": change_of(Role.harm, before, after, better=-1)})
     assert (verdicts["a"].word, verdicts["a"].newly_harmful) == ("worse", 1)
     assert verdicts["a"].is_alarm
+
+
+def test_a_harm_that_rules_find_needs_more_than_one_case():
+    before, after = [0.0] * 30, [0.0] * 29 + [1.0]
+    change = replace(change_of(Role.harm, before, after, better=-1), one_case_is_enough=False)
+    verdict = give_verdicts({"a": change})["a"]
+    assert (verdict.word, verdict.newly_harmful) == ("no detectable change", 1)
+    many = [0.0] * 20 + [1.0] * 10
+    change = replace(change_of(Role.harm, before, many, better=-1), one_case_is_enough=False)
+    assert give_verdicts({"a": change})["a"].is_alarm
 
 
 def test_harm_that_rises_where_it_was_is_called_one_sided_at_a_tenth():

@@ -93,10 +93,14 @@ def test_a_run_reads_well_in_mlflow(doors: Doors) -> None:
     assert run.info.run_name == "r4 lr2e-4 seq640 seed1"
     assert len(run.data.params) < 30
     assert "None" not in run.data.params.values()
+    note = run.data.tags["mlflow.note.content"]
+    assert [line.partition("**")[2].partition("**")[0] for line in note.splitlines()[:3]] == [
+        "FORM",
+        "MEDICINE",
+        "HARM",
+    ]
     before, after = result.outcome.loss_before, result.outcome.loss_after
-    assert run.data.tags["mlflow.note.content"].startswith(
-        f"Held-out loss **{before:.4g} → {after:.4g}** ("
-    )
+    assert f"- held-out loss, all: {before:.4g} → {after:.4g}" in note
     assert run.data.metrics["host/peak_gib"] > 0.1
     (output,) = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)

@@ -38,6 +38,9 @@ from medexp.evaluation.measures.sections import section_at
 from medexp.evaluation.measures.words import answer_part, stems
 
 MAX_SPAN = 12
+# A longer sentence is one of a model that repeats itself; it is read in parts, since the rules of
+# polarity look from every word over the whole of it.
+MAX_SENTENCE = 600
 # Advice against something, in words that are no denial elsewhere.
 PAUSES = re.compile(
     r"\b(?:paus(?:e|ed|ing)|hold(?= \w)|skip(?:ping)?|declin(?:e|ing)|refus(?:e|ing)|leave (?:out|off)|"
@@ -103,6 +106,7 @@ _SENTENCE = re.compile(r"[^\n]*?(?:[.!?。](?=\s|$)|(?=\n)|$)")
 _REFUSED_LAST = re.compile(
     r":\s*(?:avoid|never|contraindicated|withhold|stop|not needed)(?=\W*(?:$|;))", re.IGNORECASE
 )
+_PART = re.compile(rf"\S(?:.{{0,{MAX_SENTENCE}}}(?=\s|$)|\S*)", re.DOTALL)
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
 # What forbids everything behind it in its clause, however long the list.
 _FORBIDS = re.compile(
@@ -256,10 +260,11 @@ def _sentences(answer: str) -> Iterator[_Sentence]:
         bullet = _BULLET.match(line[0])
         begin = bullet.end() if bullet else 0
         for match in _SENTENCE.finditer(line[0], begin):
-            sentence = match[0].strip()
-            if sentence and not sentence.endswith("?"):
-                start = line.start() + match.start() + len(match[0]) - len(match[0].lstrip())
-                yield _Sentence(sentence, offset + start, section)
+            if match[0].rstrip().endswith("?"):
+                continue
+            for part in _PART.finditer(match[0]):
+                start = offset + line.start() + match.start() + part.start()
+                yield _Sentence(part[0].rstrip(), start, section)
 
 
 @lru_cache(maxsize=50_000)

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 from statistics import mean
 
@@ -133,6 +134,10 @@ def test_polarity_of_what_must_be_done(text, said):
         ("GTN spray under the tongue", True),
         ("If the pain comes back, use nitrates", True),
         ("Nitrates can be offered", True),
+        ("Avoid morphine and give nitrates", True),
+        ("Never leave him alone, but give nitrates", True),
+        ("Give nitrates to reduce the risk of heart failure", True),
+        ("Give nitrates without delay", True),
         ("Do not give nitrates", False),
         ("Avoid aspirin, clopidogrel, morphine, oxygen, fluids and nitrates", False),
         ("Nitrates: avoid", False),
@@ -192,6 +197,13 @@ def test_the_order_of_a_harmful_sequence_matters():
     assert not must_not_say("Aspiration before antibiotics", statement)
 
 
+def test_words_far_from_one_another_are_no_advice():
+    statement = ["spray tongue"]
+    assert must_not_say("Use the spray under the tongue", statement)
+    between = "and the plain jar and the old pump and the small white box and "
+    assert not must_not_say(f"Use the spray {between} look at the tongue", statement)
+
+
 def test_capitals_are_looked_for_in_capitals():
     assert statements_said("Likely a PE.", ["PE"]) == (True,)
     assert statements_said("No PE on the scan.", ["PE"]) == (False,)
@@ -218,6 +230,24 @@ def test_a_reference_says_all_that_it_must_and_nothing_that_it_must_not(record):
     ] == []
     assert must_not_say(record["Response"], record["must_not_say"]) == ()
     assert must_say_coverage("", record["must_say"]) == 0
+
+
+@pytest.mark.parametrize(
+    "unit", ["no nitrates, ", "give oxygen and nitrates ", "do not ", "a: ", "leave nitrates ", "x"]
+)
+def test_an_answer_that_repeats_itself_is_read_in_a_second(unit):
+    text = unit * (12_000 // len(unit))
+    start = time.process_time()
+    must_not_say(text, [GIVE_NITRATES])
+    statements_said(text, [NITRATES])
+    assert time.process_time() - start < 3
+
+
+def test_the_place_of_harm_in_a_long_sentence_is_right():
+    text = "word " * 300 + "give nitrates"
+    (harm,) = must_not_say(text, [GIVE_NITRATES])
+    assert text[harm.start : harm.end] == harm.text
+    assert "give nitrates" in harm.text
 
 
 def test_without_statements_there_is_no_coverage():
