@@ -360,12 +360,7 @@ def _score_arm(
     case: AnsweredCase, arm: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
 ) -> ScoredAnswer:
     """Return the scores of all answers of `arm` to `case` as one: their means."""
-    # Only the training prompt begins a chain of thought: the base's own way of being asked does not.
-    is_begun = reasons and arm != "base_best"
-    scored = [
-        score_answer(case, answer, reasons, lexicon, cosines, is_begun)
-        for answer in case.answers(arm)
-    ]
+    scored = [score_answer(case, answer, reasons, lexicon, cosines) for answer in case.answers(arm)]
     if len(scored) == 1:
         return scored[0]
     values: dict[str, float | None] = {}
@@ -382,15 +377,12 @@ def score_answer(
     reasons: bool,
     lexicon: Lexicon,
     cosines: Cosines | None = None,
-    is_begun: bool | None = None,
 ) -> ScoredAnswer:
     """Return all measures of `answer` to `case`; `reasons` where the prompt asks for reasoning.
 
-    Reasoning that was cut off is no answer: where the prompt begins it (`is_begun`; as `reasons`
-    if not given) and the text does not end it, the answer is scored as an empty one.
+    Reasoning that was cut off is no answer: such an answer is scored as an empty one.
     """
-    is_inside = reasons if is_begun is None else is_begun
-    text = end_reasoning(answer.text) if is_inside else answer.text
+    text = end_reasoning(answer.text) if reasons else answer.text
     built = structure(text)
     # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
     languages = {language(case.question), language(case.reference)}
