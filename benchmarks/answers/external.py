@@ -6,8 +6,9 @@ MedLFQA.
         [--limit N] [--format text|json]
 
 Every argument is optional; a record without the fields that a test needs is left out and counted.
-`rules` are the rules that ship. `best` is what ships, too, unless --verifier names a folder: a
-causal model, an adapter, or a sequence classifier. How each figure is taken, and what it does not
+`rules` are the rules that ship. `best` is what ships, too, unless --verifier names a folder (a
+causal model, an adapter, or a sequence classifier): then it is the mean of the ranks that rules and
+verifier give. Of a causal model, which is a judge and a likelihood, the likelihood is taken. How each figure is taken, and what it does not
 show, is in README.md beside this file.
 
 - MedHallu: every answer gets a score, how far it goes beyond question and knowledge; AUC of
@@ -97,7 +98,9 @@ def measure_medhallu(
     ]
     rules = RulesVerifier(lexicon.load()).support(items)
     scores = {each.name: each.support(items) for each in verifiers}
-    best = _rank_mean([rules, *scores.values()]) if scores else rules
+    # A causal model is a judge and a likelihood: the likelihood, which asks no skill of it, counts.
+    chosen = [name for name in scores if name.endswith("likelihood")] or list(scores)
+    best = _rank_mean([rules, *(scores[name] for name in chosen)]) if chosen else rules
     without = [Item(item.question, "", item.answer) for item in items]
     others = [items[(place + 2) % len(items)].evidence for place in range(len(items))]
     other = [
@@ -109,7 +112,7 @@ def measure_medhallu(
         "rules_without_knowledge": RulesVerifier(lexicon.load()).support(without),
         "rules_with_other_knowledge": RulesVerifier(lexicon.load()).support(other),
     }
-    name = " + ".join(["rules", *scores]) if scores else "rules"
+    name = " + ".join(["rules", *chosen])
     mixtures = [
         names
         for count in range(2, len(scores) + 2)

@@ -109,7 +109,7 @@ def run_measurement(options: argparse.Namespace) -> None:
     write_examples(examples, out / "examples.jsonl")
     run_folder = out / "run"
     _call([sys.executable, "-m", "medexp.train", *_train_overrides(options, out, run_folder)])
-    adapter = next(run_folder.rglob("adapter_config.json")).parent
+    adapter = run_folder / "adapter"
     _measure(options, adapter, out / "after.json", plain=True, only="judge")
     for name in ("before", "before_plain", "after"):
         print(name, json.dumps(_headline(out / f"{name}.json")))
