@@ -9,7 +9,7 @@ from typing import Any
 
 import hydra
 import pytest
-from helpers.commands import Doors, write_tiny_model
+from helpers.commands import TinyRuns, write_tiny_model
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
@@ -57,7 +57,7 @@ def _composed(*overrides: str, root: str = "train") -> DictConfig:
 
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
-    """compose(*overrides, root="train"): what Hydra hands to a door."""
+    """compose(*overrides, root="train"): what Hydra hands to a command."""
 
     def composed(*overrides: str, root: str = "train") -> DictConfig:
         cfg = _composed(*overrides, root=root)
@@ -200,22 +200,22 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def doors_in(
+def tiny_runs_in(
     tiny_model: Path, empty_store: Path, resolved: Callable[..., RunConfig]
-) -> Callable[..., Doors]:
-    """doors_in(root, model=tiny_model): quick runs that keep everything under `root`, where
+) -> Callable[..., TinyRuns]:
+    """tiny_runs_in(root, model=tiny_model): quick runs that keep everything under `root`, where
     MLflow's tables are made already.
     """
 
-    def made(root: Path, model: Path = tiny_model) -> Doors:
+    def made(root: Path, model: Path = tiny_model) -> TinyRuns:
         (root / "mlruns").mkdir()
         shutil.copy(empty_store, root / "mlruns" / "mlflow.db")
-        return Doors(root, model, resolved)
+        return TinyRuns(root, model, resolved)
 
     return made
 
 
 @pytest.fixture
-def doors(tmp_path: Path, doors_in: Callable[..., Doors]) -> Doors:
+def tiny_runs(tmp_path: Path, tiny_runs_in: Callable[..., TinyRuns]) -> TinyRuns:
     """Quick runs that keep everything under this test's folder."""
-    return doors_in(tmp_path)
+    return tiny_runs_in(tmp_path)

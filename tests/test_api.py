@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 import medexp
 from medexp.errors import ConfigError, MachineError, RunError
@@ -73,15 +73,17 @@ def test_a_run_that_is_not_there_is_refused_when_it_is_loaded(
 
 @pytest.mark.slow
 def test_a_run_is_trained_asked_measured_exported_and_compared(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(doors.root)
+    monkeypatch.chdir(tiny_runs.root)
     results = [
-        medexp.compose(*doors.overrides("training.max_steps=2", f"training.seed={seed}")).train()
+        medexp.compose(
+            *tiny_runs.overrides("training.max_steps=2", f"training.seed={seed}")
+        ).train()
         for seed in (1, 2)
     ]
     first = results[0]
-    assert first.adapter.parent.parent.parent == doors.root / "outputs"
+    assert first.adapter.parent.parent.parent == tiny_runs.root / "outputs"
 
     run = medexp.load_run(first.run_id)
     reply = run.ask("A child has a barking cough. What now?", "ask.max_new_tokens=4")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import browser
-from helpers.commands import Doors, command
+from helpers.commands import TinyRuns, command
 
 from medexp.audit import audit
 from medexp.config.command_options import AuditOptions
@@ -43,9 +43,11 @@ def written(file: Path, count: int, **changes: str) -> Path:
     return file
 
 
-def audited(doors: Doors, *overrides: str, strict: bool = False, benchmarks: tuple[Path, ...] = ()):
+def audited(
+    tiny_runs: TinyRuns, *overrides: str, strict: bool = False, benchmarks: tuple[Path, ...] = ()
+):
     options = AuditOptions(strict=strict, benchmark_files=list(map(str, benchmarks)))
-    return audit(doors.run(*overrides), options, doors.root / "audited", Console())
+    return audit(tiny_runs.run(*overrides), options, tiny_runs.root / "audited", Console())
 
 
 class Page(HTMLParser):
@@ -66,10 +68,10 @@ class Page(HTMLParser):
 
 
 def test_the_shipped_cases_break_no_rule(
-    doors_in, whole_vocabulary_model, tmp_path, capsys
+    tiny_runs_in, whole_vocabulary_model, tmp_path, capsys
 ) -> None:
-    doors = doors_in(tmp_path, whole_vocabulary_model)
-    audited(doors, "dataset.max_cases=null", "dataset.held_out=16", strict=True)
+    tiny_runs = tiny_runs_in(tmp_path, whole_vocabulary_model)
+    audited(tiny_runs, "dataset.max_cases=null", "dataset.held_out=16", strict=True)
     output = capsys.readouterr().out
     for part in (
         "138 to train on, 16 held out",
@@ -80,7 +82,7 @@ def test_the_shipped_cases_break_no_rule(
     ):
         assert part in " ".join(output.replace("│", " ").split())
     assert "⟨EOS⟩" in output  # the preview
-    values = json.loads((doors.root / "audited" / "audit.json").read_text())
+    values = json.loads((tiny_runs.root / "audited" / "audit.json").read_text())
     assert (values["train"]["kept"], values["broken_rules"], values["languages"]) == (
         138,
         [],
@@ -103,17 +105,19 @@ def test_strict_ends_with_2_and_every_broken_rule(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("mlruns"))
 
 
-def test_without_strict_a_broken_rule_is_shown(doors: Doors, tmp_path: Path, capsys) -> None:
+def test_without_strict_a_broken_rule_is_shown(tiny_runs: TinyRuns, tmp_path: Path, capsys) -> None:
     file = written(tmp_path / "cases.json", 40, Complex_CoT="It is what it is.")
-    seen = audited(doors, "dataset=local", f"dataset.path={file}", "dataset.max_cases=40")
+    seen = audited(tiny_runs, "dataset=local", f"dataset.path={file}", "dataset.max_cases=40")
     assert seen.broken
     assert "✗" in capsys.readouterr().out
 
 
-def test_the_page_fetches_nothing_and_shows_cases_as_text(doors: Doors, tmp_path: Path) -> None:
+def test_the_page_fetches_nothing_and_shows_cases_as_text(
+    tiny_runs: TinyRuns, tmp_path: Path
+) -> None:
     file = written(tmp_path / "cases.json", 40)
-    audited(doors, "dataset=local", f"dataset.path={file}", "dataset.max_cases=40")
-    text = (doors.root / "audited" / "audit.html").read_text()
+    audited(tiny_runs, "dataset=local", f"dataset.path={file}", "dataset.max_cases=40")
+    text = (tiny_runs.root / "audited" / "audit.html").read_text()
     page = Page(text)
     assert page.fetched == []
     assert "<b>stays</b>" in page.words
@@ -122,7 +126,7 @@ def test_the_page_fetches_nothing_and_shows_cases_as_text(doors: Doors, tmp_path
 
 
 @pytest.fixture
-def repeated(doors: Doors, tmp_path: Path) -> str:
+def repeated(tiny_runs: TinyRuns, tmp_path: Path) -> str:
     """The page over cases of which many are repeated."""
     cases = json.loads(written(tmp_path / "cases.json", 40).read_text())
     again = [
@@ -130,13 +134,13 @@ def repeated(doors: Doors, tmp_path: Path) -> str:
     ]
     (tmp_path / "cases.json").write_text(json.dumps([*cases, *again]))
     audited(
-        doors,
+        tiny_runs,
         "dataset=local",
         f"dataset.path={tmp_path / 'cases.json'}",
         "dataset.max_cases=80",
         "dataset.held_out=8",
     )
-    return (doors.root / "audited" / "audit.html").read_text()
+    return (tiny_runs.root / "audited" / "audit.html").read_text()
 
 
 def test_of_many_findings_the_page_says_that_it_shows_the_first(repeated: str) -> None:
@@ -166,7 +170,9 @@ def test_the_page_is_no_wider_than_a_phone(repeated: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
-def test_a_benchmark_file_is_looked_for_in_the_training_cases(doors: Doors, tmp_path: Path) -> None:
+def test_a_benchmark_file_is_looked_for_in_the_training_cases(
+    tiny_runs: TinyRuns, tmp_path: Path
+) -> None:
     file = written(tmp_path / "cases.json", 40)
     question = json.loads(file.read_text())[17]["Question"]
     benchmark = tmp_path / "medqa.jsonl"
@@ -174,12 +180,12 @@ def test_a_benchmark_file_is_looked_for_in_the_training_cases(doors: Doors, tmp_
         "\n".join(json.dumps({"question": text}) for text in ("Something else?", question))
     )
     overrides = ["dataset=local", f"dataset.path={file}", "dataset.max_cases=40"]
-    seen = audited(doors, *overrides, benchmarks=(benchmark,))
+    seen = audited(tiny_runs, *overrides, benchmarks=(benchmark,))
     assert [leak.measured for leak in seen.leaks] == ["medqa.jsonl, number 2"]
     with pytest.raises(
         DataError, match=r"1 training cases share a question or 13 words.*audit.strict=true"
     ):
-        audited(doors, *overrides, strict=True, benchmarks=(benchmark,))
+        audited(tiny_runs, *overrides, strict=True, benchmarks=(benchmark,))
 
 
 @pytest.mark.parametrize(
@@ -191,17 +197,17 @@ def test_a_benchmark_file_is_looked_for_in_the_training_cases(doors: Doors, tmp_
     ],
 )
 def test_a_wrong_benchmark_file_is_refused(
-    doors: Doors, tmp_path: Path, name: str, text: str | None, said: str
+    tiny_runs: TinyRuns, tmp_path: Path, name: str, text: str | None, said: str
 ) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
-        audited(doors, benchmarks=(tmp_path / name,))
+        audited(tiny_runs, benchmarks=(tmp_path / name,))
 
 
-def test_every_run_keeps_the_audit(doors: Doors, tmp_path: Path) -> None:
-    result = doors.train()
-    kept = Path(doors.client().download_artifacts(result.run_id, "data", str(tmp_path)))
+def test_every_run_keeps_the_audit(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    result = tiny_runs.train()
+    kept = Path(tiny_runs.client().download_artifacts(result.run_id, "data", str(tmp_path)))
     values = json.loads((kept / "audit.json").read_text())
     assert (values["train"]["kept"], values["overlap"]["count"]) == (6, 0)
     assert Page((kept / "audit.html").read_text()).fetched == []

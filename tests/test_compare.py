@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, command, invoke
+from helpers.commands import TinyRuns, command, invoke
 from omegaconf import OmegaConf
 
 from medexp.cli.composition import extract_options
@@ -36,7 +36,7 @@ class Kept:
     answers.
     """
 
-    doors: Doors
+    tiny_runs: TinyRuns
     compose: Callable[..., Any]
     plain: TrainResult
     ranked: TrainResult
@@ -45,8 +45,8 @@ class Kept:
     def options(self, *words: str) -> tuple[RunConfig, CompareOptions]:
         """What the command line makes of `words`."""
         quick = [
-            f"tracking.root={self.doors.root / 'mlruns'}",
-            f"compare.file={self.doors.root / 'compare.html'}",
+            f"tracking.root={self.tiny_runs.root / 'mlruns'}",
+            f"compare.file={self.tiny_runs.root / 'compare.html'}",
             *words,
         ]
         cfg = self.compose(*quick, root="compare")
@@ -67,21 +67,21 @@ class Kept:
     @property
     def page(self) -> str:
         """The page that was written last."""
-        return (self.doors.root / "compare.html").read_text(encoding="utf-8")
+        return (self.tiny_runs.root / "compare.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def kept(
     tmp_path_factory: pytest.TempPathFactory,
-    doors_in: Callable[..., Doors],
+    tiny_runs_in: Callable[..., TinyRuns],
     resolved: Callable[..., RunConfig],
     compose: Callable[..., Any],
 ) -> Kept:
     root = tmp_path_factory.mktemp("compared")
-    doors = doors_in(root)
+    tiny_runs = tiny_runs_in(root)
 
     def made(name: str, *more: str) -> TrainResult:
-        words = doors.overrides(
+        words = tiny_runs.overrides(
             "evaluation.answers=2",
             "training.learning_rate=1e-2",
             f"tracking.run_name={name}",
@@ -95,7 +95,7 @@ def kept(
         )
 
     others = made("ranked", "lora.r=4"), made("elsewhere", OTHER_CASES, "evaluation.answers=0")
-    return Kept(doors, compose, made("plain"), *others)
+    return Kept(tiny_runs, compose, made("plain"), *others)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def study(kept: Kept) -> str:
     """A study in the store as a sweep leaves it: three finished trials and one that was pruned,
     made of the runs that are there.
     """
-    client = kept.doors.client()
+    client = kept.tiny_runs.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
     tags = {
         "medexp.study": "ranks",
@@ -132,7 +132,7 @@ def test_two_runs_are_paired_case_by_case(kept: Kept, capsys: pytest.CaptureFixt
     loss = against.find_contrast("loss_completion")
     assert loss is not None
     assert loss.comparison is not None
-    client = kept.doors.client()
+    client = kept.tiny_runs.client()
     records = [
         json.loads(
             Path(client.download_artifacts(each.run_id, "evaluation/record.json")).read_text()
@@ -221,7 +221,7 @@ def test_last_is_the_newest_and_not_to_be_given_twice(kept: Kept) -> None:
 def test_a_run_that_failed_is_shown_and_not_compared(
     kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = kept.doors.client()
+    client = kept.tiny_runs.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
     failed = client.create_run(
         experiment,
@@ -248,7 +248,7 @@ def test_a_run_that_failed_is_shown_and_not_compared(
 
 
 def test_an_evaluation_has_the_cost_of_the_run_it_measured(kept: Kept) -> None:
-    client = kept.doors.client()
+    client = kept.tiny_runs.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
     tags = {"medexp.evaluates": kept.plain.run_id, "mlflow.parentRunId": kept.plain.run_id}
     again = client.create_run(experiment, run_name="evaluate plain", tags=tags).info.run_id
@@ -261,7 +261,7 @@ def test_an_evaluation_has_the_cost_of_the_run_it_measured(kept: Kept) -> None:
 
 
 def test_a_card_s_memory_and_energy_are_read(kept: Kept) -> None:
-    client = kept.doors.client()
+    client = kept.tiny_runs.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
     run_id = client.create_run(experiment, tags={"medexp.vram_ceiling_gib": "5.25"}).info.run_id
     for name, value in {"vram/planned_bytes": 5e9, "vram/measured_bytes": 4e9}.items():
@@ -287,7 +287,7 @@ def test_a_card_s_memory_and_energy_are_read(kept: Kept) -> None:
 def test_other_training_answers_in_the_same_file_are_a_difference(
     kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = kept.doors.root / "cases.csv"
+    file = kept.tiny_runs.root / "cases.csv"
     words = [
         "dataset=local",
         f"dataset.path={file}",
@@ -299,13 +299,13 @@ def test_other_training_answers_in_the_same_file_are_a_difference(
     def trained(answer: str) -> str:
         rows = [f"Question {at}?,{answer if at > 5 else 'Rest.'} Number {at}." for at in range(40)]
         file.write_text("Question,Response\n" + "\n".join(rows))
-        overrides = kept.doors.overrides(
+        overrides = kept.tiny_runs.overrides(
             *words, "prompt=direct", "dataset.columns.reasoning=null", "dataset.overlong=drop"
         )
         yaml = OmegaConf.to_yaml(kept.compose(*overrides), resolve=True)
         made = train(
-            kept.doors.resolved(*overrides, on=machine.read()),
-            invoke(kept.doors.root / answer, overrides, yaml),
+            kept.tiny_runs.resolved(*overrides, on=machine.read()),
+            invoke(kept.tiny_runs.root / answer, overrides, yaml),
             Console(),
         )
         return made.run_id
@@ -319,11 +319,11 @@ def test_other_training_answers_in_the_same_file_are_a_difference(
 
 
 def test_the_levers_are_those_of_the_plan(kept: Kept) -> None:
-    client, plain = kept.doors.client(), kept.plain.run_id
+    client, plain = kept.tiny_runs.client(), kept.plain.run_id
     planned = client.create_run(client.get_run(plain).info.experiment_id).info.run_id
     client.log_text(
         planned,
-        (kept.doors.root / "plain" / "adapter" / "run.yaml").read_text(),
+        (kept.tiny_runs.root / "plain" / "adapter" / "run.yaml").read_text(),
         "config/composed.yaml",
     )
     for param, value in {"vram.micro_batch": "4", "vram.tile_mlp": "True"}.items():
@@ -354,8 +354,8 @@ def test_a_study_is_its_finished_trials_best_first(
 
 
 def test_a_study_that_is_maximised_has_its_largest_first(kept: Kept, study: str) -> None:
-    client = kept.doors.client()
-    (parent,) = [each for each in kept.doors.runs() if each.data.tags.get("medexp.objective")]
+    client = kept.tiny_runs.client()
+    (parent,) = [each for each in kept.tiny_runs.runs() if each.data.tags.get("medexp.objective")]
     client.set_tag(parent.info.run_id, "medexp.direction", "maximize")
     assert [each.name for each in kept.compare(f"study={study}").runs] == [
         "trial 0",
@@ -375,7 +375,7 @@ def test_unknown_studies_are_answered_with_those_there_are(kept: Kept, study: st
 
 
 def test_a_study_needs_two_finished_trials(kept: Kept) -> None:
-    client = kept.doors.client()
+    client = kept.tiny_runs.client()
     experiment = client.get_run(kept.plain.run_id).info.experiment_id
     parent = client.create_run(
         experiment, tags={"medexp.study": "lonely", "medexp.objective": "result/loss_after"}
@@ -406,7 +406,7 @@ def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
     with pytest.raises(RunError, match="run=0123abc is neither a folder nor a run in"):
         kept.compare(kept.runs(kept.plain, "0123abc"))
     file = (
-        Path(kept.doors.client().download_artifacts(kept.ranked.run_id, ""))
+        Path(kept.tiny_runs.client().download_artifacts(kept.ranked.run_id, ""))
         / "evaluation/record.json"
     )
     whole = file.read_text()
@@ -421,7 +421,7 @@ def test_unknown_runs_and_broken_records_are_refused(kept: Kept) -> None:
 
 def test_the_page_must_be_a_file(kept: Kept) -> None:
     with pytest.raises(OutputError, match="is a folder; give the name of a file"):
-        kept.compare(kept.runs(kept.plain, kept.ranked), f"compare.file={kept.doors.root}")
+        kept.compare(kept.runs(kept.plain, kept.ranked), f"compare.file={kept.tiny_runs.root}")
     with pytest.raises(
         OutputError, match=r"compare.html cannot be written \(.*\); set compare.file=FILE"
     ):
@@ -441,7 +441,7 @@ def test_the_page_can_be_opened_at_once(kept: Kept, monkeypatch: pytest.MonkeyPa
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     kept.compare(kept.runs(kept.plain, kept.ranked), "compare.open=true", "compare.answers=0")
-    assert opened == [(kept.doors.root / "compare.html").as_uri()]
+    assert opened == [(kept.tiny_runs.root / "compare.html").as_uri()]
 
 
 def test_the_command_gives_programs_plain_values_and_leaves_nothing_else(
@@ -451,7 +451,7 @@ def test_the_command_gives_programs_plain_values_and_leaves_nothing_else(
         "-m",
         "medexp.compare",
         kept.runs(kept.plain, kept.ranked),
-        f"tracking.root={kept.doors.root / 'mlruns'}",
+        f"tracking.root={kept.tiny_runs.root / 'mlruns'}",
     ]
     status, output = command(
         *words, "compare.format=json", "compare.file=new/compare.html", cwd=tmp_path
@@ -475,7 +475,7 @@ def test_the_command_ends_bad_input_with_2_and_no_folder(kept: Kept, tmp_path: P
         "-m",
         "medexp.compare",
         "run=solo",
-        f"tracking.root={kept.doors.root / 'mlruns'}",
+        f"tracking.root={kept.tiny_runs.root / 'mlruns'}",
         cwd=tmp_path,
     )
     assert (status, output.startswith("medexp: run= names 1 run")) == (2, True)

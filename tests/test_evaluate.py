@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.commands import Doors, change_one_weight, command, invoke
+from helpers.commands import TinyRuns, change_one_weight, command, invoke
 from omegaconf import OmegaConf
 
 from medexp import evaluate as evaluate_module
@@ -43,20 +43,20 @@ ANSWERED = "eval/structure/after"
 class Finished:
     """A finished run of the tiny model, and evaluations of it in this process."""
 
-    def __init__(self, doors: Doors, compose: Callable[..., Any]):
-        self.doors, self._compose = doors, compose
-        words = doors.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
+    def __init__(self, tiny_runs: TinyRuns, compose: Callable[..., Any]):
+        self.tiny_runs, self._compose = tiny_runs, compose
+        words = tiny_runs.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), invoke(doors.root / "train", words, yaml), Console()
+            tiny_runs.run(*words), invoke(tiny_runs.root / "train", words, yaml), Console()
         )
-        self.metrics = doors.client().get_run(self.result.run_id).data.metrics
+        self.metrics = tiny_runs.client().get_run(self.result.run_id).data.metrics
 
     def evaluate(self, run: str | Path | None, *more: str) -> Scorecard:
         """`python -m medexp.evaluate run=... more...`."""
         words = [
             f"run={run}" if run else "run=null",
-            f"tracking.root={self.doors.root / 'mlruns'}",
+            f"tracking.root={self.tiny_runs.root / 'mlruns'}",
             "tracking.system_metrics=false",
             *more,
         ]
@@ -65,26 +65,26 @@ class Finished:
         assert isinstance(options, EvaluateOptions)
         cfg, subject = recompose_from_options(cfg, options, words)
         made = resolve(cfg, machine.read(), Path.cwd(), {})
-        invocation = invoke(self.doors.root / "evaluate", words, OmegaConf.to_yaml(cfg))
+        invocation = invoke(self.tiny_runs.root / "evaluate", words, OmegaConf.to_yaml(cfg))
         return evaluate(made, options, subject, invocation, Console())
 
     def newest(self) -> Any:
         """The MLflow run of the last evaluation."""
-        return self.doors.runs()[0]
+        return self.tiny_runs.runs()[0]
 
     def artifacts(self, run_id: str) -> Path:
         """Where the artifacts of a run lie."""
-        return Path(self.doors.client().download_artifacts(run_id, ""))
+        return Path(self.tiny_runs.client().download_artifacts(run_id, ""))
 
 
 @pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory,
-    doors_in: Callable[..., Doors],
+    tiny_runs_in: Callable[..., TinyRuns],
     compose: Callable[..., Any],
 ) -> Finished:
     root = tmp_path_factory.mktemp("finished")
-    return Finished(doors_in(root), compose)
+    return Finished(tiny_runs_in(root), compose)
 
 
 def test_a_training_run_keeps_every_measure_before_and_after(finished: Finished) -> None:
@@ -115,7 +115,7 @@ def test_a_training_run_keeps_every_measure_before_and_after(finished: Finished)
 
 def test_the_report_opens_offline_and_shows_what_was_said(finished: Finished) -> None:
     page = (finished.artifacts(finished.result.run_id) / "report.html").read_text(encoding="utf-8")
-    assert page == (finished.doors.root / "train" / "report.html").read_text(encoding="utf-8")
+    assert page == (finished.tiny_runs.root / "train" / "report.html").read_text(encoding="utf-8")
     assert not {"<script", "src=", "@import", "<link"} & set(page.split())
     assert page.count('class="case"') == 2
     assert page.count("<svg") == 2
@@ -160,11 +160,11 @@ def test_an_evaluation_stopped_while_it_is_kept_goes_on_with_its_answers_in_its_
     monkeypatch.undo()
     assert tracking.Tracker.end is ending
     finished.evaluate(finished.result.run_id, "evaluate.rescore=true")
-    assert finished.doors.client().get_run(stopped.run_id).info.status == "KILLED"
+    assert finished.tiny_runs.client().get_run(stopped.run_id).info.status == "KILLED"
     monkeypatch.setattr(generation, "_generate", lambda *_: pytest.fail("it was answered before"))
     finished.evaluate(finished.result.run_id, *words)
-    assert finished.doors.client().get_run(stopped.run_id).info.status == "FINISHED"
-    assert not list((finished.doors.root / "mlruns/unfinished").iterdir())
+    assert finished.tiny_runs.client().get_run(stopped.run_id).info.status == "FINISHED"
+    assert not list((finished.tiny_runs.root / "mlruns/unfinished").iterdir())
 
 
 def test_an_adapter_folder_can_be_measured_and_the_command_line_wins(finished: Finished) -> None:
@@ -240,7 +240,7 @@ def test_no_run_or_one_that_is_not_there_is_refused(finished: Finished, tmp_path
 
 def test_an_adapter_for_another_base_is_refused(finished: Finished, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    shutil.copytree(finished.doors.model, other)
+    shutil.copytree(finished.tiny_runs.model, other)
     change_one_weight(other)
     with pytest.raises(ModelError, match=r"was trained on .* and this run's base is .*other"):
         finished.evaluate(finished.result.adapter, f"model.path={other}")
@@ -324,7 +324,7 @@ def test_a_benchmark_grades_base_and_tuned_as_their_own_likelihoods_do(
     record = json.loads(
         (finished.artifacts(finished.newest().info.run_id) / "evaluation/record.json").read_text()
     )
-    run = finished.doors.run(exact, f"lora.start_from={finished.result.adapter}")
+    run = finished.tiny_runs.run(exact, f"lora.start_from={finished.result.adapter}")
     modules = backend.load_backend(run.hardware, machine.cache_dir())
     where = weights.find_weights(run.model)
     tuned = model_loading.load_model(run, where, load_tokenizer(where, modules), modules)
@@ -445,5 +445,5 @@ def test_the_noise_floor_is_of_the_tuned_model_asked_twice(
     assert {"noise/loss_completion", "noise/structure"} <= set(floors)
     assert all(0 <= value < 0.1 for value in floors.values())
     assert "The tuned model twice, in other batches" in capsys.readouterr().out
-    assert "noise floor" in (finished.doors.root / "evaluate" / "report.html").read_text()
+    assert "noise floor" in (finished.tiny_runs.root / "evaluate" / "report.html").read_text()
     assert int(run.data.tags["medexp.test_part_opened"]) >= 2

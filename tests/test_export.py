@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import hub_stub
-from helpers.commands import Doors, change_one_weight, command, invoke
+from helpers.commands import TinyRuns, change_one_weight, command, invoke
 from helpers.hub_stub import Hub
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -41,14 +41,14 @@ ROOT = Path(__file__).parents[1]
 class Finished:
     """A finished run of the tiny model, and exports of it in this process."""
 
-    def __init__(self, doors: Doors, compose: Callable[..., Any]):
-        self.doors, self._compose = doors, compose
-        words = doors.overrides(
+    def __init__(self, tiny_runs: TinyRuns, compose: Callable[..., Any]):
+        self.tiny_runs, self._compose = tiny_runs, compose
+        words = tiny_runs.overrides(
             "evaluation.answers=1", "training.learning_rate=1e-2", "lora=attention_only"
         )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
-            doors.run(*words), invoke(doors.root / "train", words, yaml), Console()
+            tiny_runs.run(*words), invoke(tiny_runs.root / "train", words, yaml), Console()
         )
 
     def export(
@@ -63,7 +63,7 @@ class Finished:
         """
         words = [
             f"run={run or 'null'}",
-            f"tracking.root={self.doors.root / 'mlruns'}",
+            f"tracking.root={self.tiny_runs.root / 'mlruns'}",
             f"export.folder={out}",
             *more,
         ]
@@ -73,12 +73,12 @@ class Finished:
         cfg, subject = recompose_from_options(cfg, options, words)
         meanwhile()
         made = resolve(cfg, machine.read(), Path.cwd(), {}, needs_card=False)
-        invocation = invoke(self.doors.root / "export", words, OmegaConf.to_yaml(cfg))
+        invocation = invoke(self.tiny_runs.root / "export", words, OmegaConf.to_yaml(cfg))
         return export(made, options, subject, invocation, Console())
 
     def newer(self) -> str:
         """The id of a run that finishes now."""
-        client = self.doors.client()
+        client = self.tiny_runs.client()
         experiment = client.get_run(self.result.run_id).info.experiment_id
         run_id = client.create_run(
             experiment, tags={"mlflow.source.name": "medexp.train"}
@@ -89,18 +89,18 @@ class Finished:
     @property
     def run(self) -> RunConfig:
         """The run's config."""
-        return self.doors.run("lora=attention_only")
+        return self.tiny_runs.run("lora=attention_only")
 
 
 @pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory,
-    doors_in: Callable[..., Doors],
+    tiny_runs_in: Callable[..., TinyRuns],
     compose: Callable[..., Any],
     whole_vocabulary_model: Path,
 ) -> Finished:
     root = tmp_path_factory.mktemp("finished")
-    return Finished(doors_in(root, whole_vocabulary_model), compose)
+    return Finished(tiny_runs_in(root, whole_vocabulary_model), compose)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_merged_weights_answer_as_base_and_adapter_do(
     ]
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
     # as the tiny base is stored
-    base = AutoModelForCausalLM.from_pretrained(finished.doors.model, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(finished.tiny_runs.model, dtype=torch.float32)
     apart = PeftModel.from_pretrained(base, finished.result.adapter)
     by_peft = apart.merge_and_unload().to(torch.bfloat16)
     assert all(
@@ -197,7 +197,9 @@ def test_an_adapter_is_exported_whole_and_can_be_exported_again(
         in served
     )
     assert "--enable-lora --max-lora-rank 16" in served
-    assert f"Serve it: BASE={finished.doors.model} sh " in " ".join(capsys.readouterr().out.split())
+    assert f"Serve it: BASE={finished.tiny_runs.model} sh " in " ".join(
+        capsys.readouterr().out.split()
+    )
     refused = subprocess.run(
         ["sh", str(out / "serve.sh"), "transformers"], capture_output=True, text=True, check=False
     )
@@ -220,7 +222,7 @@ def test_a_run_that_finishes_meanwhile_is_not_the_last_of_this_command(
 ) -> None:
     newer: list[str] = []
     finished.export("last", out, meanwhile=lambda: newer.append(finished.newer()))
-    finished.doors.client().delete_run(newer[0])
+    finished.tiny_runs.client().delete_run(newer[0])
     assert json.loads((out / "export.json").read_text())["run"] == finished.result.run_id
 
 
@@ -258,12 +260,12 @@ def test_runs_that_cannot_be_exported_are_refused(finished: Finished, out: Path)
     with pytest.raises(RunError, match="neither a folder nor a run in"):
         finished.export("0" * 32, out)
     without = (
-        finished.doors.client()
+        finished.tiny_runs.client()
         .create_run("1", tags={"mlflow.source.name": "medexp.train"})
         .info.run_id
     )
-    kept = Path(finished.doors.client().download_artifacts(finished.result.run_id, "config"))
-    finished.doors.client().log_artifacts(without, str(kept), "config")
+    kept = Path(finished.tiny_runs.client().download_artifacts(finished.result.run_id, "config"))
+    finished.tiny_runs.client().log_artifacts(without, str(kept), "config")
     with pytest.raises(RunError, match=r"kept no adapter \(tracking.log_adapter=false\)"):
         finished.export(without, out)
     assert not out.exists()
@@ -302,7 +304,7 @@ def test_an_adapter_of_another_shape_or_kind_is_refused(
 def test_an_adapter_of_another_base_is_refused(
     finished: Finished, tmp_path: Path, out: Path
 ) -> None:
-    other = shutil.copytree(finished.doors.model, tmp_path / "other")
+    other = shutil.copytree(finished.tiny_runs.model, tmp_path / "other")
     change_one_weight(other)
     with pytest.raises(
         ModelError,
@@ -353,7 +355,7 @@ def hub() -> Iterator[Hub]:
 def _pushed(finished: Finished, hub: Hub, cwd: Path, token: str, *more: str) -> tuple[int, str]:
     words = [
         f"run={finished.result.run_id}",
-        f"tracking.root={finished.doors.root / 'mlruns'}",
+        f"tracking.root={finished.tiny_runs.root / 'mlruns'}",
         "export.folder=out",
         *more,
     ]
@@ -390,7 +392,9 @@ def test_a_push_holds_the_files_and_no_path_of_this_machine(
         == "HuggingFaceTB/SmolLM2-135M-Instruct"
     )
     assert not [
-        name for name, content in hub.files.items() if str(finished.doors.model).encode() in content
+        name
+        for name, content in hub.files.items()
+        if str(finished.tiny_runs.model).encode() in content
     ]
     assert f"On the Hub: {hub.address}/me/tuned/commit/1" in said
     assert "good" not in said
@@ -446,16 +450,16 @@ def test_ctrl_c_leaves_nothing_behind(finished: Finished, tmp_path: Path) -> Non
     started = [sys.executable, "-m", "medexp.export", *words]
     with subprocess.Popen(
         started, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as door:
-        assert door.stderr is not None
-        for line in door.stderr:
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
             if "writing a GGUF in f16" in line:
                 break
         assert list(tmp_path.glob(".out-*/to-quantise.gguf"))
         time.sleep(0.5)
-        door.send_signal(signal.SIGINT)
-        said = door.stderr.read()
-    assert (door.returncode, said.strip()) == (
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert (process.returncode, said.strip()) == (
         130,
         "medexp: stopped by Ctrl-C; the same command continues",
     )

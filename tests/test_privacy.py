@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import browser
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.system import environment
 from medexp.system.ports import find_free_port
@@ -35,8 +35,8 @@ SPARED = (
 class Watched:
     """Commands over one store, and what they reached for."""
 
-    def __init__(self, doors: Doors):
-        self.doors, self.store = doors, f"tracking.root={doors.root / 'mlruns'}"
+    def __init__(self, tiny_runs: TinyRuns):
+        self.tiny_runs, self.store = tiny_runs, f"tracking.root={tiny_runs.root / 'mlruns'}"
 
     def start(self, name: str, *words: str, **variables: str) -> subprocess.Popen[str]:
         """`python words...`, whose attempts to reach out are written to the file `name`."""
@@ -47,24 +47,24 @@ class Watched:
             | {
                 "PYTHONPATH": paths,
                 "PYTHONUNBUFFERED": "1",
-                "REACHED_OUT": str(self.doors.root / name),
+                "REACHED_OUT": str(self.tiny_runs.root / name),
             }
             | variables
         )
         return subprocess.Popen(
-            [sys.executable, *words], cwd=self.doors.root, env=env, text=True,
+            [sys.executable, *words], cwd=self.tiny_runs.root, env=env, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def run(self, door: str, *words: str) -> None:
-        """`python -m medexp.DOOR words...` to its end, which must be a good one."""
-        with self.start(door, "-m", f"medexp.{door.partition(' ')[0]}", *words) as process:
+    def run(self, command: str, *words: str) -> None:
+        """`python -m medexp.COMMAND words...` to its end, which must be a good one."""
+        with self.start(command, "-m", f"medexp.{command.partition(' ')[0]}", *words) as process:
             output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
 
     def asked(self, name: str) -> list[str]:
         """Every address that was reached for under this name, with what did it."""
-        file = self.doors.root / name
+        file = self.tiny_runs.root / name
         if not file.exists():
             return []
         attempts = map(json.loads, file.read_text(encoding="utf-8").splitlines())
@@ -74,10 +74,10 @@ class Watched:
 
     def words(self, name: str) -> list[str]:
         """The words of a quick command of this name."""
-        quick = self.doors.overrides("training.max_steps=1", "evaluation.answers=0")
+        quick = self.tiny_runs.overrides("training.max_steps=1", "evaluation.answers=0")
         of_last = ["run=last", self.store]
         return {
-            "train": self.doors.overrides(
+            "train": self.tiny_runs.overrides(
                 "training.max_steps=2", "evaluation.answers=1", "tracking.experiment=medexp"
             ),
             "train -m": [
@@ -100,7 +100,7 @@ class Watched:
                 "ask.max_new_tokens=4",
             ],
             "compare": [
-                f"run=[{','.join(run.info.run_id for run in self.doors.runs()[-2:])}]",
+                f"run=[{','.join(run.info.run_id for run in self.tiny_runs.runs()[-2:])}]",
                 self.store,
             ],
             "export": [*of_last, "to=merged"],
@@ -108,10 +108,12 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def trained(doors_in: Callable[..., Doors], tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def trained(
+    tiny_runs_in: Callable[..., TinyRuns], tmp_path_factory: pytest.TempPathFactory
+) -> Watched:
     """A run of the tiny model, trained as a user does it, and another one to hold it against."""
-    watched = Watched(doors_in(tmp_path_factory.mktemp("quiet")))
-    watched.doors.train("training.max_steps=2", "evaluation.answers=1", name="another")
+    watched = Watched(tiny_runs_in(tmp_path_factory.mktemp("quiet")))
+    watched.tiny_runs.train("training.max_steps=2", "evaluation.answers=1", name="another")
     watched.run("train", *watched.words("train"))
     return watched
 
@@ -154,13 +156,13 @@ def test_mlflow_s_pages_reach_for_nothing_beyond_this_machine(
     agent.chmod(0o755)
     words = ["-m", "medexp.ui", trained.store, f"ui.port={find_free_port()}", "ui.open=false"]
     with (
-        trained.start("ui", *words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}") as door,
-        _ended(door),
+        trained.start("ui", *words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}") as process,
+        _ended(process),
     ):
-        assert door.stdout is not None
+        assert process.stdout is not None
         addresses = [
             line.strip()
-            for line in _until(door, "Ctrl-C ends it")
+            for line in _until(process, "Ctrl-C ends it")
             if line.strip().startswith("http")
         ]
         with browser.window(chromium) as (page, elsewhere):
@@ -188,9 +190,9 @@ def test_the_page_that_asks_a_model_reaches_for_nothing_beyond_this_machine(
     pytest.importorskip("gradio", reason="the ui extra is not installed")
     chromium = browser.chromium()
     words = ["-m", "medexp.ask", "run=last", trained.store, "ui=true", "ask.open=false"]
-    with trained.start("page", *words) as door, _ended(door):
+    with trained.start("page", *words) as process, _ended(process):
         address = next(
-            line.strip() for line in _until(door, "http") if line.strip().startswith("http")
+            line.strip() for line in _until(process, "http") if line.strip().startswith("http")
         )
         with browser.window(chromium) as (page, elsewhere):
             page.goto(address)
@@ -200,20 +202,20 @@ def test_the_page_that_asks_a_model_reaches_for_nothing_beyond_this_machine(
 
 
 @contextmanager
-def _ended(door: "subprocess.Popen[str]") -> Iterator[None]:
+def _ended(process: "subprocess.Popen[str]") -> Iterator[None]:
     """Ctrl-C at the end of the block, whatever has happened in it."""
     try:
         yield
     finally:
-        door.send_signal(signal.SIGINT)
-        door.communicate(timeout=60)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
-def _until(door: "subprocess.Popen[str]", part: str) -> list[str]:
+def _until(process: "subprocess.Popen[str]", part: str) -> list[str]:
     """What it has printed when a line with `part` comes, that line included."""
-    assert door.stdout is not None
+    assert process.stdout is not None
     lines = []
-    for line in door.stdout:
+    for line in process.stdout:
         lines.append(line)
         if part in line:
             break

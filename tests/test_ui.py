@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers.commands import Doors, command
+from helpers.commands import TinyRuns, command
 
 from medexp.system import ports
 from medexp.system.ports import choose_usual_port, find_free_port
@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def swept(doors: Doors) -> Doors:
+def swept(tiny_runs: TinyRuns) -> TinyRuns:
     """A store with a study of three trials, two of them finished, and a run of its own before it."""
-    client = doors.client()
+    client = tiny_runs.client()
     experiment = client.create_experiment("medexp")
     lone = client.create_run(experiment, run_name="lone")
     client.set_terminated(lone.info.run_id)
@@ -36,10 +36,10 @@ def swept(doors: Doors) -> Doors:
         trial = client.create_run(experiment, run_name=f"trial {number}", tags=tags)
         client.set_terminated(trial.info.run_id, status)
         time.sleep(0.01)  # runs are ordered by the millisecond that they began in
-    return doors
+    return tiny_runs
 
 
-def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: Doors) -> None:
+def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: TinyRuns) -> None:
     found = list_links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
     assert [each.title for each in found] == [
         "experiment medexp", "sweep rank-cpu, 2 trials in charts", "sweep rank-cpu, 2 trials side by side", "last run, trial 2",
@@ -70,7 +70,7 @@ def test_the_usual_port_is_the_same_until_it_is_taken(monkeypatch: pytest.Monkey
         assert choose_usual_port() != ports.USUAL_PORT
 
 
-def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -> None:
+def test_the_server_answers_and_ends_with_ctrl_c(swept: TinyRuns, tmp_path: Path) -> None:
     port = find_free_port()
     words = [
         "-m",
@@ -82,16 +82,16 @@ def test_the_server_answers_and_ends_with_ctrl_c(swept: Doors, tmp_path: Path) -
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [sys.executable, *words], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
-    ) as door:
-        assert door.stdout is not None
-        lines = [door.stdout.readline() for _ in range(6)]
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(6)]
         assert f"http://127.0.0.1:{port}/#/experiments/1/runs?compareRunsMode=CHART&" in lines[3]
         assert f"http://127.0.0.1:{port}/#/compare-runs" in lines[5]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
             assert answer.status == 200
-        servers = psutil.Process(door.pid).children(recursive=True)
-        door.send_signal(signal.SIGINT)
-        assert door.wait(30) == 0
+        servers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
     time.sleep(0.5)
     assert not [
         each for each in servers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
@@ -114,7 +114,7 @@ def test_bad_input_ends_with_2(tmp_path: Path, words: list[str], said: str) -> N
     assert said in output
 
 
-def test_a_port_that_is_taken_is_said(swept: Doors, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_said(swept: TinyRuns, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -64,7 +64,7 @@ Key = tuple[str, str]
 def _continuations(
     corruptions: Sequence[Corruption], prefix: tuple[int, ...], vocabulary: Vocabulary
 ) -> dict[Key, Continuation]:
-    """Return each text once, by its section and words; what stands before the item is not counted."""
+    """Return each text once, by its section and words; what precedes the item is not counted."""
     found: dict[Key, Continuation] = {}
     for each in corruptions:
         heading = vocabulary.encode(f"## {each.section.title()}\n-")

@@ -65,7 +65,7 @@ def fits_tokens(batch_size: int, max_tokens: int) -> Callable[[int, int], bool]:
 def _batches(
     continuations: Sequence[Continuation], fits: Callable[[int, int], bool], shares_prefix: bool
 ) -> Iterator[list[int]]:
-    """Yield indices of what goes through the model together, all of one prefix where it is shared."""
+    """Yield indices of what the model takes together, all of one prefix where it is shared."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, each in enumerate(continuations):
         groups.setdefault(each.prefix if shares_prefix else (), []).append(index)

@@ -184,8 +184,8 @@ LOSS_PARTS: Mapping[str, Callable[[CaseLoss], CaseLoss]] = {
 
 @dataclass(frozen=True)
 class HarmfulPassage:
-    """A sentence of an answer that could harm, at [start, end) of it, the `rule` that it breaks, and
-    the key of the harm measure that counted it.
+    """A sentence of an answer that could harm, at [start, end) of it, the `rule` that it breaks,
+    and the key of the harm measure that counted it.
     """
 
     key: str

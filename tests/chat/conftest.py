@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, invoke, write_tiny_model
+from helpers.commands import TinyRuns, invoke, write_tiny_model
 from omegaconf import OmegaConf
 
 from medexp.chat.responder import Responder, load_responder, make_question_encoder
@@ -25,7 +25,7 @@ GREEDY = Sampling(max_new_tokens=16, temperature=0.0, top_p=0.95, seed=0)
 class Trained:
     """A finished run of the tiny model: where, what came of it, and its composed config checked."""
 
-    doors: Doors
+    tiny_runs: TinyRuns
     result: TrainResult
     run: RunConfig
 
@@ -36,13 +36,13 @@ class Trained:
             "-m",
             "medexp.ask",
             f"run={self.result.run_id}",
-            f"tracking.root={self.doors.root / 'mlruns'}",
+            f"tracking.root={self.tiny_runs.root / 'mlruns'}",
         ]
 
     @property
     def artifacts(self) -> Path:
         """Where its artifacts lie."""
-        return Path(self.doors.client().download_artifacts(self.result.run_id, ""))
+        return Path(self.tiny_runs.client().download_artifacts(self.result.run_id, ""))
 
 
 @pytest.fixture(scope="session")
@@ -66,23 +66,23 @@ def talkative_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer
 @pytest.fixture(scope="session")
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
-    doors_in: Callable[..., Doors],
+    tiny_runs_in: Callable[..., TinyRuns],
     talkative_model: Path,
     compose: Callable[..., Any],
 ) -> Trained:
     root = tmp_path_factory.mktemp("asked")
-    doors = doors_in(root, talkative_model)
-    words = doors.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
+    tiny_runs = tiny_runs_in(root, talkative_model)
+    words = tiny_runs.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
     yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-    result = train(doors.run(*words), invoke(root / "train", words, yaml), Console())
-    return Trained(doors, result, doors.run(*words))
+    result = train(tiny_runs.run(*words), invoke(root / "train", words, yaml), Console())
+    return Trained(tiny_runs, result, tiny_runs.run(*words))
 
 
 @pytest.fixture(scope="session")
 def responder(trained: Trained) -> Responder:
     """The tuned model of the finished run, loaded as the command does."""
     subject = finished_run.find_run(
-        trained.result.run_id, str(trained.doors.root / "mlruns"), trained.doors.root
+        trained.result.run_id, str(trained.tiny_runs.root / "mlruns"), trained.tiny_runs.root
     )
     console = Console()
     config, found = prepare_finished_run(trained.run, subject, console)

@@ -1,4 +1,4 @@
-"""The door as a user has it: one question, a pipe, JSON, a conversation on a real pseudo-terminal,
+"""The command as a user has it: one question, a pipe, JSON, a conversation on a real terminal,
 and what is refused.
 """
 
@@ -24,7 +24,7 @@ CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[=>]")
 
 
 def asked(words: list[str], cwd: Path, piped: str = "") -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the door with `piped` on standard input."""
+    """Return exit status, output and error stream of the command with `piped` as its input."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *words],
@@ -122,7 +122,7 @@ def test_without_gradio_the_page_says_how_to_get_it(trained, tmp_path: Path) -> 
 
 
 class Terminal:
-    """The door on a pseudo-terminal: what it prints is collected, what is typed is sent."""
+    """The command on a pseudo-terminal: what it prints is collected, what is typed is sent."""
 
     def __init__(self, words: list[str], cwd: Path):
         self.pid, self._end = pty.fork()

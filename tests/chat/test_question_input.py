@@ -16,7 +16,7 @@ TYPED = st.lists(st.text(max_size=4) | HOSTILE, min_size=1, max_size=6).map("".j
 
 
 def read_back(word: str) -> object:
-    """`question` as the door has it, which refers to it from its own group."""
+    """`question` as the command has it, which refers to it from its own group."""
     override = OverridesParser.create().parse_override(word)
     cfg = OmegaConf.create({"question": None, "ask": {"question": "${question}"}})
     OmegaConf.update(cfg, "question", override.value())

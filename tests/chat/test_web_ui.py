@@ -27,18 +27,18 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def page_url(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the door with ui=true, which ends with Ctrl-C."""
+    """The address of the command with ui=true, which ends with Ctrl-C."""
     pytest.importorskip("gradio", reason="the ui extra is not installed")
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     words = [*trained.words, "ui=true", "ask.open=false"]
     folder = tmp_path_factory.mktemp("page")
     with subprocess.Popen(
         [sys.executable, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
-    ) as door:
-        assert door.stdout is not None
-        yield door.stdout.readline().strip()
-        door.send_signal(signal.SIGINT)
-        assert door.wait(30) == 0
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 @pytest.fixture(scope="module")

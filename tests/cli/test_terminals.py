@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.commands import Doors, command
+from helpers.commands import TinyRuns, command
 
 from medexp.system.console import _replace_unencodable
 
@@ -90,40 +90,44 @@ def test_a_log_that_a_full_disk_does_not_take_is_dropped(tmp_path: Path) -> None
     assert "GiB" in done.stdout
 
 
-def test_a_run_that_nobody_reads_is_finished(doors: Doors) -> None:
+def test_a_run_that_nobody_reads_is_finished(tiny_runs: TinyRuns) -> None:
     status, _ = unread(
-        ["-m", "medexp.train", *doors.overrides("evaluation.answers=1")],
-        doors.root,
+        ["-m", "medexp.train", *tiny_runs.overrides("evaluation.answers=1")],
+        tiny_runs.root,
         with_errors=True,
     )
     assert status == 0
-    assert [each.info.status for each in doors.runs()] == ["FINISHED"]
+    assert [each.info.status for each in tiny_runs.runs()] == ["FINISHED"]
 
 
 def test_a_run_in_an_ascii_locale_is_finished_and_keeps_what_it_was_given(
-    doors: Doors, tmp_path: Path
+    tiny_runs: TinyRuns, tmp_path: Path
 ) -> None:
-    words = doors.overrides("evaluation.answers=1", "training.max_steps=2", "training.save_steps=1")
-    status, output = command("-m", "medexp.train", *words, cwd=doors.root, **ASCII_LOCALE)
+    words = tiny_runs.overrides(
+        "evaluation.answers=1", "training.max_steps=2", "training.save_steps=1"
+    )
+    status, output = command("-m", "medexp.train", *words, cwd=tiny_runs.root, **ASCII_LOCALE)
     assert status == 0, output
     assert output.isascii()
     assert "+ cases: " in output
-    (run,) = doors.runs()
+    (run,) = tiny_runs.runs()
     assert run.info.status == "FINISHED"
-    page = next(doors.root.glob("outputs/*/*/report.html")).read_text(encoding="utf-8")
+    page = next(tiny_runs.root.glob("outputs/*/*/report.html")).read_text(encoding="utf-8")
     assert not page.isascii()  # files are UTF-8 wherever they are written
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
 def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(
-    encoding: str, doors: Doors
+    encoding: str, tiny_runs: TinyRuns
 ) -> None:
     left_out = ("debug", "evaluation", "tracking.system")
     words = [
-        each for each in doors.overrides("dataset.max_cases=24") if not each.startswith(left_out)
+        each
+        for each in tiny_runs.overrides("dataset.max_cases=24")
+        if not each.startswith(left_out)
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "medexp.audit", *words], cwd=doors.root, capture_output=True, timeout=300, check=False,
+        [sys.executable, "-m", "medexp.audit", *words], cwd=tiny_runs.root, capture_output=True, timeout=300, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
     )  # fmt: skip
     output = (done.stdout + done.stderr).decode(encoding)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, change_one_weight
+from helpers.commands import TinyRuns, change_one_weight
 
 from medexp.config.schema import RunConfig
 from medexp.data import loading as data_loading
@@ -53,31 +53,34 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return heard
 
 
-def base_side(doors: Doors, result: TrainResult) -> tuple[object, ...]:
+def base_side(tiny_runs: TinyRuns, result: TrainResult) -> tuple[object, ...]:
     record = Record.from_json((result.adapter.parent / RECORD).read_text(), "here")
     base = record.likelihoods["base"]
     assert len(base.diagnoses) == len(base.knowledge) == len(record.held_out)
     return [case.base for case in record.cases], record.base_losses, base
 
 
-def test_a_second_run_does_not_ask_the_base_again(doors: Doors, asked: list[str]) -> None:
-    first = doors.train(name="first")
+def test_a_second_run_does_not_ask_the_base_again(tiny_runs: TinyRuns, asked: list[str]) -> None:
+    first = tiny_runs.train(name="first")
     assert asked == ["base answers", "losses", "losses", "tuned answers", *["likelihoods"] * 2]
     asked.clear()
-    second = doors.train("training.learning_rate=5e-3", "lora.r=4", name="second")
+    second = tiny_runs.train("training.learning_rate=5e-3", "lora.r=4", name="second")
     assert asked == ["losses", "tuned answers", "likelihoods"]
-    assert base_side(doors, first) == base_side(doors, second)
+    assert base_side(tiny_runs, first) == base_side(tiny_runs, second)
     assert (
-        doors.history(first.run_id, "eval/loss")[0] == doors.history(second.run_id, "eval/loss")[0]
+        tiny_runs.history(first.run_id, "eval/loss")[0]
+        == tiny_runs.history(second.run_id, "eval/loss")[0]
     )
 
 
-def test_it_is_asked_again_on_demand_and_says_the_same(doors: Doors, asked: list[str]) -> None:
-    first = doors.train(name="first")
+def test_it_is_asked_again_on_demand_and_says_the_same(
+    tiny_runs: TinyRuns, asked: list[str]
+) -> None:
+    first = tiny_runs.train(name="first")
     asked.clear()
-    second = doors.train("evaluation.reuse_base=false", "training.resume=never", name="second")
+    second = tiny_runs.train("evaluation.reuse_base=false", "training.resume=never", name="second")
     assert asked == ["base answers", "losses", "losses", "tuned answers", *["likelihoods"] * 2]
-    assert base_side(doors, first) == base_side(doors, second)
+    assert base_side(tiny_runs, first) == base_side(tiny_runs, second)
 
 
 def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path, Path]:
@@ -92,18 +95,18 @@ def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path
 
 
 @pytest.fixture
-def places(doors: Doors) -> Callable[..., tuple[Path, Path, Path]]:
+def places(tiny_runs: TinyRuns) -> Callable[..., tuple[Path, Path, Path]]:
     """places(*overrides): where the base's answers and losses lie."""
-    run = doors.run()
+    run = tiny_runs.run()
     found = weights.find_weights(run.model)
     tokenizer = load_tokenizer(found, backend.load_backend(run.hardware, machine.cache_dir()))
     return lambda *overrides: files_of(
-        doors.run(*overrides), weights.find_weights(run.model), tokenizer
+        tiny_runs.run(*overrides), weights.find_weights(run.model), tokenizer
     )
 
 
 def test_what_decides_it_and_nothing_else(
-    places: Callable[..., tuple[Path, Path, Path]], doors: Doors
+    places: Callable[..., tuple[Path, Path, Path]], tiny_runs: TinyRuns
 ) -> None:
     answers, losses, likelihoods = places()
     training = (
@@ -124,10 +127,10 @@ def test_what_decides_it_and_nothing_else(
 
 
 def test_a_checkpoint_that_was_written_again_is_another_base(
-    places: Callable[..., tuple[Path, Path, Path]], doors: Doors
+    places: Callable[..., tuple[Path, Path, Path]], tiny_runs: TinyRuns
 ) -> None:
     before = places()
-    file = doors.model / "model.safetensors"
+    file = tiny_runs.model / "model.safetensors"
     os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000))
     assert not set(places()) & set(before)
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.config.schema import Benchmark, Prompt
 from medexp.data.encoding import make_vocabulary
@@ -113,8 +113,8 @@ def test_an_option_that_is_only_thought_of_is_no_answer():
     assert read_choice(f"{cut_off}</think>The answer is B.", QUESTION, reasons=True) == "B"
 
 
-def test_a_model_is_asked_and_its_answers_are_kept(doors: Doors, tmp_path):
-    run = doors.run("hardware.dtype=float32")
+def test_a_model_is_asked_and_its_answers_are_kept(tiny_runs: TinyRuns, tmp_path):
+    run = tiny_runs.run("hardware.dtype=float32")
     modules = stack.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     tuned = model.load_model(run, found, load_tokenizer(found, modules), modules)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.evaluation.generation import Answer, generate_answers, limit_batch_size, read_answers
 from medexp.evaluation.generation import _append_answer as keep
@@ -19,8 +19,8 @@ PROMPTS = [[1, *range(100, 100 + length)] for length in (9, 3, 6)]
 
 
 @pytest.fixture
-def tuned(doors: Doors) -> AdapterModel:
-    run = doors.run("hardware.dtype=float32")
+def tuned(tiny_runs: TinyRuns) -> AdapterModel:
+    run = tiny_runs.run("hardware.dtype=float32")
     modules = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     return model_loading.load_model(run, found, load_tokenizer(found, modules), modules)

@@ -1,7 +1,7 @@
 """Reference items against their corruptions, in a real (tiny) model."""
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
@@ -26,8 +26,8 @@ CASE = Case(
 
 
 @pytest.fixture
-def tuned(doors: Doors) -> AdapterModel:
-    run = doors.run("hardware.dtype=float32")
+def tuned(tiny_runs: TinyRuns) -> AdapterModel:
+    run = tiny_runs.run("hardware.dtype=float32")
     modules = stack.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     return model.load_model(run, found, load_tokenizer(found, modules), modules)

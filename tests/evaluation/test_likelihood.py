@@ -3,7 +3,7 @@ asked without the adapter."""
 
 import pytest
 import torch
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.evaluation.likelihood import Continuation, fits_tokens, log_likelihoods
 from medexp.models import backend as stack
@@ -24,8 +24,8 @@ CONTINUATIONS = [
 
 
 @pytest.fixture
-def tuned(doors: Doors) -> AdapterModel:
-    run = doors.run("hardware.dtype=float32")
+def tuned(tiny_runs: TinyRuns) -> AdapterModel:
+    run = tiny_runs.run("hardware.dtype=float32")
     modules = stack.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     return model.load_model(run, found, load_tokenizer(found, modules), modules)

@@ -116,7 +116,7 @@ def invoke(output_dir: Path, overrides: Sequence[str], composed_yaml: str) -> An
 
 
 @dataclass
-class Doors:
+class TinyRuns:
     """Runs of the tiny model that keep everything under `root`."""
 
     root: Path

@@ -8,7 +8,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import ModelError
@@ -26,7 +26,9 @@ SIZES |= {"gate_proj": (64, 128), "up_proj": (64, 128), "down_proj": (128, 64)}
 
 
 @pytest.fixture
-def biased(tmp_path: Path, embedded_tokenizer: Any, doors_in: Callable[..., Doors]) -> Doors:
+def biased(
+    tmp_path: Path, embedded_tokenizer: Any, tiny_runs_in: Callable[..., TinyRuns]
+) -> TinyRuns:
     """Runs of a random Qwen2, whose projections of the attention have biases."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -49,11 +51,11 @@ def biased(tmp_path: Path, embedded_tokenizer: Any, doors_in: Callable[..., Door
     ).save_pretrained(tmp_path / "qwen2")
     embedded_tokenizer.save_pretrained(tmp_path / "qwen2")
     (tmp_path / "runs").mkdir()
-    return doors_in(tmp_path / "runs", tmp_path / "qwen2")
+    return tiny_runs_in(tmp_path / "runs", tmp_path / "qwen2")
 
 
-def loaded(doors: Doors, *overrides: str) -> AdapterModel:
-    run = doors.run(*overrides)
+def loaded(tiny_runs: TinyRuns, *overrides: str) -> AdapterModel:
+    run = tiny_runs.run(*overrides)
     modules = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     return model_loading.load_model(run, found, load_tokenizer(found, modules), modules)
@@ -62,8 +64,8 @@ def loaded(doors: Doors, *overrides: str) -> AdapterModel:
 @pytest.mark.parametrize(
     ("option", "modules"), [("all_linear", ALL), ("attention_only", ATTENTION)]
 )
-def test_exactly_the_adapter_trains(doors: Doors, option: str, modules: set[str]) -> None:
-    tuned = loaded(doors, f"lora={option}", "lora.r=4")
+def test_exactly_the_adapter_trains(tiny_runs: TinyRuns, option: str, modules: set[str]) -> None:
+    tuned = loaded(tiny_runs, f"lora={option}", "lora.r=4")
     trained = {
         name for name, parameter in tuned.network.named_parameters() if parameter.requires_grad
     }
@@ -73,8 +75,8 @@ def test_exactly_the_adapter_trains(doors: Doors, option: str, modules: set[str]
     assert tuned.trainable == 2 * sum(4 * sum(SIZES[module]) for module in modules)
 
 
-def test_the_adapter_is_float32_on_a_bfloat16_base(doors: Doors) -> None:
-    tuned = loaded(doors, "hardware.dtype=bfloat16")
+def test_the_adapter_is_float32_on_a_bfloat16_base(tiny_runs: TinyRuns) -> None:
+    tuned = loaded(tiny_runs, "hardware.dtype=bfloat16")
     assert {
         parameter.dtype for parameter in tuned.network.parameters() if parameter.requires_grad
     } == {torch.float32}
@@ -83,52 +85,54 @@ def test_the_adapter_is_float32_on_a_bfloat16_base(doors: Doors) -> None:
     } == {torch.bfloat16}
 
 
-def test_rank_stabilised_scales_by_the_root_of_the_rank(doors: Doors) -> None:
+def test_rank_stabilised_scales_by_the_root_of_the_rank(tiny_runs: TinyRuns) -> None:
     scales = {}
     for switch in ("true", "false"):
-        tuned = loaded(doors, "lora.r=4", "lora.alpha=8", f"lora.rank_stabilised={switch}")
+        tuned = loaded(tiny_runs, "lora.r=4", "lora.alpha=8", f"lora.rank_stabilised={switch}")
         scales[switch] = tuned.network.base_model.model.model.layers[0].mlp.up_proj.scaling[
             "default"
         ]
     assert scales == {"true": 4.0, "false": 2.0}
 
 
-def test_dora_adds_a_magnitude_an_output(doors: Doors) -> None:
-    plain, dora = loaded(doors), loaded(doors, "lora.dora=true")
+def test_dora_adds_a_magnitude_an_output(tiny_runs: TinyRuns) -> None:
+    plain, dora = loaded(tiny_runs), loaded(tiny_runs, "lora.dora=true")
     assert dora.trainable - plain.trainable == 2 * sum(out for _, out in SIZES.values())
 
 
 @pytest.mark.parametrize("engine_weights", ["none", "nf4"])
-def test_measuring_before_training_changes_no_gradient(doors: Doors, engine_weights: str) -> None:
-    measured = doors.train(f"model.quantisation={engine_weights}", "training.resume=never")
-    silent = doors.train(
+def test_measuring_before_training_changes_no_gradient(
+    tiny_runs: TinyRuns, engine_weights: str
+) -> None:
+    measured = tiny_runs.train(f"model.quantisation={engine_weights}", "training.resume=never")
+    silent = tiny_runs.train(
         f"model.quantisation={engine_weights}",
         "evaluation.answers=0",
         "evaluation.batch_size=1",
         "training.resume=never",
     )
-    assert doors.history(measured.run_id, "train/loss") == doors.history(
+    assert tiny_runs.history(measured.run_id, "train/loss") == tiny_runs.history(
         silent.run_id, "train/loss"
     )
 
 
-def test_nf4_on_a_cpu_learns(doors: Doors) -> None:
-    result = doors.train(
+def test_nf4_on_a_cpu_learns(tiny_runs: TinyRuns) -> None:
+    result = tiny_runs.train(
         "model.quantisation=nf4", "training.learning_rate=1e-2", "training.max_steps=8"
     )
     assert result.outcome.loss_after < result.outcome.loss_before - 0.05
 
 
-def test_weights_of_another_shape_are_refused(doors: Doors) -> None:
+def test_weights_of_another_shape_are_refused(tiny_runs: TinyRuns) -> None:
     with pytest.raises(ModelError, match="layers is 2 there and 3 here") as refused:
-        doors.train("model.shape.layers=3")
+        tiny_runs.train("model.shape.layers=3")
     assert "vocab" not in str(refused.value)
 
 
 def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(
-    doors: Doors,
+    tiny_runs: TinyRuns,
 ) -> None:
-    tuned = loaded(doors, "hardware.dtype=float32")
+    tuned = loaded(tiny_runs, "hardware.dtype=float32")
     cases = [
         EncodedCase(list(range(10, 10 + length)), [IGNORED] * 3 + list(range(13, 10 + length)), 3)
         for length in (8, 20, 600)
@@ -147,8 +151,8 @@ def test_the_held_out_loss_is_the_mean_over_labelled_tokens_whatever_the_batch(
     assert losses == pytest.approx([total / tokens] * 3, rel=1e-5)
 
 
-def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
-    tuned = loaded(doors)
+def test_measuring_leaves_the_model_as_it_was(tiny_runs: TinyRuns) -> None:
+    tuned = loaded(tiny_runs)
     tuned.network.train()
     measure_mean_loss(tuned, [EncodedCase([5, 6, 7], [IGNORED, 6, 7], 1)], 1)
     assert tuned.network.training
@@ -158,7 +162,7 @@ def test_measuring_leaves_the_model_as_it_was(doors: Doors) -> None:
 
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
-def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: str) -> None:
+def test_biases_that_are_trained_are_no_part_of_the_base(biased: TinyRuns, bias: str) -> None:
     words = (
         "model.shape.family=qwen2",
         f"lora.bias={bias}",
@@ -190,10 +194,10 @@ def test_biases_that_are_trained_are_no_part_of_the_base(biased: Doors, bias: st
     assert further.outcome.loss_after == pytest.approx(first.outcome.loss_after, abs=1e-3)
 
 
-def test_an_adapter_of_other_tensors_is_refused(doors: Doors) -> None:
+def test_an_adapter_of_other_tensors_is_refused(tiny_runs: TinyRuns) -> None:
     from safetensors.torch import load_file, save_file
 
-    first = doors.train("evaluation.answers=0", name="first")
+    first = tiny_runs.train("evaluation.answers=0", name="first")
     file = first.adapter / "adapter_model.safetensors"
     whole = load_file(file)
     one = min(whole)
@@ -202,26 +206,28 @@ def test_an_adapter_of_other_tensors_is_refused(doors: Doors) -> None:
         ModelError,
         match=rf"other tensors than this run's \({one} is missing there, of 1 that do not match\)",
     ):
-        loaded(doors, f"lora.start_from={first.adapter}")
+        loaded(tiny_runs, f"lora.start_from={first.adapter}")
     save_file(whole | {"base_model.model.lm_head.lora_A.weight": whole[one].clone()}, file)
     with pytest.raises(ModelError, match=r"lm_head\.lora_A.weight is not in this one"):
-        loaded(doors, f"lora.start_from={first.adapter}")
+        loaded(tiny_runs, f"lora.start_from={first.adapter}")
 
 
-def test_a_tokenizer_without_an_end_is_refused(doors: Doors, tmp_path: Path) -> None:
-    run = doors.run()
+def test_a_tokenizer_without_an_end_is_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    run = tiny_runs.run()
     modules = backend.load_backend(run.hardware, machine.cache_dir())
-    tokenizer = modules.transformers.AutoTokenizer.from_pretrained(doors.model)
+    tokenizer = modules.transformers.AutoTokenizer.from_pretrained(tiny_runs.model)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
     with pytest.raises(ModelError, match="no EOS token"):
         load_tokenizer(weights.Weights(str(tmp_path / "endless"), None), modules)
 
 
-def test_the_switch_that_keeps_nf4_weights_as_they_are_is_there_and_off(doors: Doors) -> None:
+def test_the_switch_that_keeps_nf4_weights_as_they_are_is_there_and_off(
+    tiny_runs: TinyRuns,
+) -> None:
     layer = bitsandbytes.nn.Linear4bit(64, 64)
     assert hasattr(layer, private_names.REPACKS.last)
-    tuned = loaded(doors, "model.quantisation=nf4")
+    tuned = loaded(tiny_runs, "model.quantisation=nf4")
     switches = [
         getattr(each, private_names.REPACKS.last)
         for each in tuned.network.modules()

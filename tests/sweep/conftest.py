@@ -17,7 +17,7 @@ from typing import Any
 import hydra
 import pytest
 import yaml
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
@@ -90,13 +90,13 @@ def opened(tmp_path: Path, asked: Callable[..., SweepOptions]) -> Iterator[Calla
 class Sweeps:
     """Sweeps of the tiny model, each command in its own process."""
 
-    def __init__(self, doors: Doors):
-        self.doors, self.root = doors, doors.root
+    def __init__(self, tiny_runs: TinyRuns):
+        self.tiny_runs, self.root = tiny_runs, tiny_runs.root
 
     def words(self, *more: str) -> list[str]:
         """The command line of a quick sweep called `s`."""
         quick = [
-            *self.doors.overrides(),
+            *self.tiny_runs.overrides(),
             "evaluation.answers=0",
             "hydra.sweeper.study_name=s",
             *more,
@@ -161,9 +161,9 @@ class Sweeps:
 
 
 @pytest.fixture
-def sweeps(doors: Doors) -> Iterator[Sweeps]:
+def sweeps(tiny_runs: TinyRuns) -> Iterator[Sweeps]:
     """Quick sweeps whose trials are ended with the test."""
-    made = Sweeps(doors)
+    made = Sweeps(tiny_runs)
     yield made
     for file in made.folder.glob("*/process.json"):
         try:

@@ -43,7 +43,7 @@ def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
         "tracking.system_metrics=false", cwd=sweeps.root,
     )  # fmt: skip
     assert again == 0, printed
-    newest = sweeps.doors.runs()[0]
+    newest = sweeps.tiny_runs.runs()[0]
     assert newest.data.metrics["result/loss_after"] == best.value
     status, output = sweeps.run(*words)
     assert (status, len(sweeps.trials())) == (0, len(trials)), output
@@ -56,7 +56,7 @@ def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
 
 
 def _in_mlflow(sweeps, done) -> None:
-    runs = sweeps.doors.runs()
+    runs = sweeps.tiny_runs.runs()
     (parent,) = [run for run in runs if run.info.run_name == "s"]
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.info.run_id for run in nested} == {
@@ -74,7 +74,9 @@ def _in_mlflow(sweeps, done) -> None:
     ] == []
     assert parent.data.metrics["best/result/loss_after"] == min(trial.value for trial in done)
     assert parent.data.tags["medexp.direction"] == "minimize"  # what medexp.compare puts first
-    kept = Path(sweeps.doors.client().download_artifacts(parent.info.run_id, "", str(sweeps.root)))
+    kept = Path(
+        sweeps.tiny_runs.client().download_artifacts(parent.info.run_id, "", str(sweeps.root))
+    )
     assert json.loads((kept / "infeasible_proposals.json").read_text())["over_by_gib"][0] > 0
     assert (kept / "charts/history.png").stat().st_size > 5000
     assert "plotly" in (kept / "charts/sweep.html").read_text().lower()
@@ -118,7 +120,7 @@ def test_no_ending_loses_anything(sweeps):
     assert (
         "stopped with 0 of 1 trials done; everything is kept, the same command continues" in output
     )
-    assert {run.info.status for run in sweeps.doors.runs()} == {"KILLED"}
+    assert {run.info.status for run in sweeps.tiny_runs.runs()} == {"KILLED"}
 
     status, output = sweeps.run(*words)
     assert status == 0, output
@@ -129,8 +131,8 @@ def test_no_ending_loses_anything(sweeps):
         "continued from checkpoint-" in (sweeps.folder / f"{number}/trial.log").read_text()
         for number in (1, 2, 3)
     )
-    run, parent = sorted(sweeps.doors.runs(), key=lambda run: run.info.run_name == "s")
-    assert set(sweeps.doors.history(run.info.run_id, "train/loss")) == set(range(1, 25))
+    run, parent = sorted(sweeps.tiny_runs.runs(), key=lambda run: run.info.run_name == "s")
+    assert set(sweeps.tiny_runs.history(run.info.run_id, "train/loss")) == set(range(1, 25))
     assert {run.info.status, parent.info.status} == {"FINISHED"}
 
 
@@ -186,7 +188,7 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
     assert "Pareto front" in output
     runs = {
         run.info.run_name.partition(":")[0]: run
-        for run in sweeps.doors.runs()
+        for run in sweeps.tiny_runs.runs()
         if run.info.run_name != "s"
     }
     assert set(runs) == {"0-1", "0-2", "1-1", "1-2"}
@@ -220,7 +222,7 @@ def test_a_trial_that_dies_fails_alone_and_a_hopeless_one_is_pruned(sweeps):
     assert process.returncode == 0, output
     assert sweeps.endings() == ["crashed", "pruned"]
     assert "killed by SIGKILL" in sweeps.trials()[0].user_attrs["why"]
-    (run,) = [run for run in sweeps.doors.runs() if run.info.run_name != "s"]
+    (run,) = [run for run in sweeps.tiny_runs.runs() if run.info.run_name != "s"]
     assert (run.info.status, run.data.tags["medexp.reason"]) == ("KILLED", "pruned")
     assert not list((sweeps.root / "mlruns/unfinished").glob("*/checkpoints"))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 from omegaconf import OmegaConf
 
 from medexp.config.schema import Faulty
@@ -14,18 +14,18 @@ from medexp.tracking import finished_run
 from medexp.tracking.finished_run import FinishedRun
 
 
-def test_the_last_run_is_the_newest_that_training_has_finished(doors: Doors) -> None:
-    root = doors.root / "mlruns"
+def test_the_last_run_is_the_newest_that_training_has_finished(tiny_runs: TinyRuns) -> None:
+    root = tiny_runs.root / "mlruns"
     with pytest.raises(RunError, match="run=last is neither a folder nor a run in"):
-        finished_run.find_run("last", str(root), doors.root)
-    doors.train("lora.r=2")
-    newest = doors.train("lora.r=4")
-    client = doors.client()
+        finished_run.find_run("last", str(root), tiny_runs.root)
+    tiny_runs.train("lora.r=2")
+    newest = tiny_runs.train("lora.r=4")
+    client = tiny_runs.client()
     unfinished = client.create_run(
         client.get_run(newest.run_id).info.experiment_id,
         tags={"mlflow.source.name": "medexp.train"},
     )
-    found = finished_run.find_run("last", str(root), doors.root)
+    found = finished_run.find_run("last", str(root), tiny_runs.root)
     assert found.kept is not None
     assert found.kept.run_id == newest.run_id != unfinished.info.run_id
     assert found.adapter is not None
@@ -43,10 +43,10 @@ def test_a_mistyped_store_is_said_and_not_made(tmp_path: Path) -> None:
     assert not nowhere.exists()
 
 
-def test_the_last_run_is_one_that_can_be_asked(doors: Doors) -> None:
-    kept = doors.train("lora.r=2")
-    doors.train("lora.r=4", "tracking.log_adapter=false")
-    found = finished_run.find_run("last", str(doors.root / "mlruns"), doors.root)
+def test_the_last_run_is_one_that_can_be_asked(tiny_runs: TinyRuns) -> None:
+    kept = tiny_runs.train("lora.r=2")
+    tiny_runs.train("lora.r=4", "tracking.log_adapter=false")
+    found = finished_run.find_run("last", str(tiny_runs.root / "mlruns"), tiny_runs.root)
     assert found.kept is not None
     assert found.kept.run_id == kept.run_id
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.config.schema import Tracking
 from medexp.errors import OutputError
@@ -45,8 +45,8 @@ class Backup:
 
 
 @pytest.fixture
-def backup(doors: Doors) -> Iterator[Backup]:
-    made = Backup(doors.root / "mlruns" / STORE)
+def backup(tiny_runs: TinyRuns) -> Iterator[Backup]:
+    made = Backup(tiny_runs.root / "mlruns" / STORE)
     yield made
     made.end()
 
@@ -82,45 +82,47 @@ STEPS = ["training.max_steps=5", "evaluation.every_steps=3", "training.resume=ne
 
 
 def test_a_store_that_is_locked_for_a_while_has_everything(
-    doors: Doors, during_training, impatient: None, capsys: pytest.CaptureFixture[str]
+    tiny_runs: TinyRuns, during_training, impatient: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     during_training(2, 5)
-    result = doors.train(*STEPS)
-    assert set(doors.history(result.run_id, "train/loss")) == {1, 2, 3, 4, 5}
-    assert set(doors.history(result.run_id, "eval/loss")) == {0, 3, 5}
-    assert doors.client().get_run(result.run_id).info.status == "FINISHED"
+    result = tiny_runs.train(*STEPS)
+    assert set(tiny_runs.history(result.run_id, "train/loss")) == {1, 2, 3, 4, 5}
+    assert set(tiny_runs.history(result.run_id, "eval/loss")) == {0, 3, 5}
+    assert tiny_runs.client().get_run(result.run_id).info.status == "FINISHED"
     said = capsys.readouterr().err
     assert (
         f"{STORE} cannot be written (another program has locked it): what is logged waits" in said
     )
     assert f"{STORE} can be written again, and has everything" in said
-    assert not (doors.root / "mlruns/unwritten").exists()
+    assert not (tiny_runs.root / "mlruns/unwritten").exists()
 
 
 def test_a_store_that_stays_locked_costs_no_run_and_gets_everything_later(
-    doors: Doors,
+    tiny_runs: TinyRuns,
     during_training,
     impatient: None,
     backup: Backup,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     during_training(2, None)
-    result = doors.train(*STEPS)
+    result = tiny_runs.train(*STEPS)
     assert result.outcome.steps == 5
     assert result.adapter.is_dir()
-    file = doors.root / "mlruns/unwritten" / f"{result.run_id}.json"
+    file = tiny_runs.root / "mlruns/unwritten" / f"{result.run_id}.json"
     said = capsys.readouterr().err
-    assert f"could not be written to {doors.root / 'mlruns' / STORE} (another program has" in said
+    assert (
+        f"could not be written to {tiny_runs.root / 'mlruns' / STORE} (another program has" in said
+    )
     assert f"{file} keeps what is left, and the next training" in said
     assert json.loads(file.read_text())["run_id"] == result.run_id
     backup.end()
-    assert doors.client().get_run(result.run_id).info.status == "RUNNING"
-    with open_run(doors.run().tracking, None, "the next command"):
+    assert tiny_runs.client().get_run(result.run_id).info.status == "RUNNING"
+    with open_run(tiny_runs.run().tracking, None, "the next command"):
         pass
-    run = doors.client().get_run(result.run_id)
+    run = tiny_runs.client().get_run(result.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["result/loss_after"] == result.outcome.loss_after
-    assert set(doors.history(result.run_id, "train/loss")) == {1, 2, 3, 4, 5}
+    assert set(tiny_runs.history(result.run_id, "train/loss")) == {1, 2, 3, 4, 5}
     assert len(run.outputs.model_outputs) == 1
     tables = {each["path"] for each in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
     assert tables == {"answers/before_after.json", "evaluation/per_case.json"}
@@ -128,28 +130,30 @@ def test_a_store_that_stays_locked_costs_no_run_and_gets_everything_later(
 
 
 def test_a_store_that_is_locked_from_the_start_is_said(
-    doors: Doors,
+    tiny_runs: TinyRuns,
     backup: Backup,
     impatient: None,
 ) -> None:
     backup.begin()
     with pytest.raises(OutputError, match="has been locked by another program") as refused:
-        doors.train()
+        tiny_runs.train()
     assert "\n" not in str(refused.value)
     backup.end()
-    assert doors.train().outcome.steps == 2
+    assert tiny_runs.train().outcome.steps == 2
 
 
-def test_an_artifact_that_cannot_be_written_costs_no_run(doors: Doors, impatient: None) -> None:
+def test_an_artifact_that_cannot_be_written_costs_no_run(
+    tiny_runs: TinyRuns, impatient: None
+) -> None:
     said: list[str] = []
-    tracking: Tracking = doors.run().tracking
+    tracking: Tracking = tiny_runs.run().tracking
     with open_run(tracking, None, "a run", said.append) as opened:
         opened.log_text("in the way", "charts")
         opened.log_text("a chart", "charts/history.svg")
         opened.log_metrics(1, {"train/loss": 1.0})
-    (run,) = doors.runs()
+    (run,) = tiny_runs.runs()
     assert (run.info.status, run.data.metrics["train/loss"]) == ("FINISHED", 1.0)
     assert "1 entry of run" in said[-1]
-    (file,) = (doors.root / "mlruns/unwritten").glob("*.json")
+    (file,) = (tiny_runs.root / "mlruns/unwritten").glob("*.json")
     (entry,) = json.loads(file.read_text())["entries"]
     assert entry == ["text", {"file": "charts/history.svg", "text": "a chart"}]

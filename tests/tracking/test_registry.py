@@ -1,10 +1,10 @@
-"""Registered adapters: a version a run, aliases that move, and every door finds them by name."""
+"""Registered adapters: a version a run, aliases that move, and every command finds them by name."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.config.schema import Tracking
 from medexp.errors import ConfigError, RunError
@@ -12,11 +12,11 @@ from medexp.tracking import finished_run, registry
 
 
 @pytest.fixture
-def kept(doors: Doors) -> Callable[..., str]:
-    """kept(**tags): the id of a finished run with an adapter and a report, made without training."""
-    client = doors.client()
+def kept(tiny_runs: TinyRuns) -> Callable[..., str]:
+    """kept(**tags): the id of a finished run with adapter and report, made without training."""
+    client = tiny_runs.client()
     experiment = client.create_experiment(
-        "medexp", artifact_location=(doors.root / "mlruns" / "artifacts").as_uri()
+        "medexp", artifact_location=(tiny_runs.root / "mlruns" / "artifacts").as_uri()
     )
 
     def made(status: str = "FINISHED", adapter: bool = True, **tags: str) -> str:
@@ -35,12 +35,12 @@ def kept(doors: Doors) -> Callable[..., str]:
 
 
 @pytest.fixture
-def store(doors: Doors) -> Tracking:
-    return doors.run().tracking
+def store(tiny_runs: TinyRuns) -> Tracking:
+    return tiny_runs.run().tracking
 
 
 def test_a_run_is_registered_once_and_the_alias_moves(
-    doors: Doors, store: Tracking, kept: Callable[..., str]
+    tiny_runs: TinyRuns, store: Tracking, kept: Callable[..., str]
 ) -> None:
     first, second = kept(), kept()
     one = registry.register_adapter(store, first, "clinical", "champion")
@@ -48,7 +48,7 @@ def test_a_run_is_registered_once_and_the_alias_moves(
     two = registry.register_adapter(store, second, "clinical", "champion")
     again = registry.register_adapter(store, first, "clinical", "former")
     assert (two.version, again.version, again.is_new) == ("2", "1", False)
-    aliases = doors.client().get_registered_model("clinical").aliases
+    aliases = tiny_runs.client().get_registered_model("clinical").aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {
         "champion": "2",
         "former": "1",
@@ -56,11 +56,11 @@ def test_a_run_is_registered_once_and_the_alias_moves(
 
 
 def test_a_version_leads_to_its_adapter_its_run_and_its_report(
-    doors: Doors, store: Tracking, kept: Callable[..., str]
+    tiny_runs: TinyRuns, store: Tracking, kept: Callable[..., str]
 ) -> None:
     run = kept()
     registry.register_adapter(store, run, "clinical", "champion")
-    version = doors.client().get_model_version("clinical", "1")
+    version = tiny_runs.client().get_model_version("clinical", "1")
     assert (version.run_id, version.status) == (run, "READY")
     assert Path(version.source.removeprefix("file://"), "adapter_config.json").is_file()
     assert version.tags["medexp.report"] == f"runs:/{run}/report.html"
@@ -75,12 +75,12 @@ def test_a_version_leads_to_its_adapter_its_run_and_its_report(
     "asked", ["models:/clinical@champion", "models:/clinical/2", "models:/clinical/latest"]
 )
 def test_every_door_finds_it(
-    doors: Doors, store: Tracking, kept: Callable[..., str], asked: str
+    tiny_runs: TinyRuns, store: Tracking, kept: Callable[..., str], asked: str
 ) -> None:
     registry.register_adapter(store, kept(), "clinical", "other")
     run = kept()
     registry.register_adapter(store, run, "clinical", "champion")
-    found = finished_run.find_run(asked, str(doors.root / "mlruns"), doors.root)
+    found = finished_run.find_run(asked, str(tiny_runs.root / "mlruns"), tiny_runs.root)
     assert found.kept is not None
     assert (found.kept.run_id, found.asked) == (run, asked)
     assert found.adapter is not None
@@ -97,20 +97,20 @@ def test_every_door_finds_it(
     ],
 )
 def test_what_is_not_registered_is_said(
-    doors: Doors, store: Tracking, kept: Callable[..., str], asked: str, said: str
+    tiny_runs: TinyRuns, store: Tracking, kept: Callable[..., str], asked: str, said: str
 ) -> None:
     registry.register_adapter(store, kept(), "clinical", "champion")
     with pytest.raises(RunError) as refused:
-        finished_run.find_run(asked, str(doors.root / "mlruns"), doors.root)
+        finished_run.find_run(asked, str(tiny_runs.root / "mlruns"), tiny_runs.root)
     assert said in str(refused.value)
 
 
-def test_a_version_that_somebody_else_made_is_said(doors: Doors, store: Tracking) -> None:
-    client = doors.client()
+def test_a_version_that_somebody_else_made_is_said(tiny_runs: TinyRuns, store: Tracking) -> None:
+    client = tiny_runs.client()
     client.create_registered_model("theirs")
-    client.create_model_version("theirs", (doors.root / "x").as_uri())
+    client.create_model_version("theirs", (tiny_runs.root / "x").as_uri())
     with pytest.raises(RunError, match="run=models:/theirs/1 was not registered by medexp"):
-        finished_run.find_run("models:/theirs/1", str(doors.root / "mlruns"), doors.root)
+        finished_run.find_run("models:/theirs/1", str(tiny_runs.root / "mlruns"), tiny_runs.root)
 
 
 @pytest.mark.parametrize(

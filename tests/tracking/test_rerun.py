@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.commands import Doors, command, invoke
+from helpers.commands import TinyRuns, command, invoke
 from omegaconf import OmegaConf
 
 from medexp.cli.composition import extract_options
@@ -26,39 +26,39 @@ class Trains:
     away.
     """
 
-    def __init__(self, doors: Doors, compose: Callable[..., Any]):
-        self.doors, self._compose = doors, compose
+    def __init__(self, tiny_runs: TinyRuns, compose: Callable[..., Any]):
+        self.tiny_runs, self._compose = tiny_runs, compose
         self.said = ""
 
     def again(self, asked: str, *more: str) -> TrainResult:
         """experiment=from_run run=`asked`."""
-        store = [f"tracking.root={self.doors.root / 'mlruns'}", "tracking.system_metrics=false"]
+        store = [f"tracking.root={self.tiny_runs.root / 'mlruns'}", "tracking.system_metrics=false"]
         return self.train("experiment=from_run", f"run={asked}", *store, *more)
 
     def train(self, *words: str) -> TrainResult:
-        """What the door does."""
+        """Return the result of a training, as the command makes it."""
         cfg = self._compose(*words)
         options = extract_options(cfg, "train")
         assert isinstance(options, TrainOptions)
         cfg, subject = recompose_for_rerun(cfg, options, words)
-        run = resolve(cfg, machine.read(), self.doors.root, {})
-        yaml = OmegaConf.to_yaml(make_paths_absolute(cfg, self.doors.root), resolve=True)
-        invocation = invoke(self.doors.root / "out", words, yaml)
+        run = resolve(cfg, machine.read(), self.tiny_runs.root, {})
+        yaml = OmegaConf.to_yaml(make_paths_absolute(cfg, self.tiny_runs.root), resolve=True)
+        invocation = invoke(self.tiny_runs.root / "out", words, yaml)
         return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
 
     def tags(self, result: TrainResult) -> dict[str, str]:
         """The tags of its run."""
-        return dict(self.doors.client().get_run(result.run_id).data.tags)
+        return dict(self.tiny_runs.client().get_run(result.run_id).data.tags)
 
 
 @pytest.fixture(scope="module")
 def trains(
     tmp_path_factory: pytest.TempPathFactory,
-    doors_in: Callable[..., Doors],
+    tiny_runs_in: Callable[..., TinyRuns],
     compose: Callable[..., Any],
 ) -> Trains:
     root = tmp_path_factory.mktemp("restored")
-    return Trains(doors_in(root), compose)
+    return Trains(tiny_runs_in(root), compose)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def first(trains: Trains) -> TrainResult:
         "dataset.split_seed=5",
         "evaluation.answers=0",
     )
-    result = trains.train(*trains.doors.overrides(*recipe))
-    shutil.rmtree(trains.doors.root / "out")
+    result = trains.train(*trains.tiny_runs.overrides(*recipe))
+    shutil.rmtree(trains.tiny_runs.root / "out")
     return result
 
 
@@ -86,11 +86,11 @@ def test_a_run_is_restored_from_mlflow_alone_to_the_same_loss(
         " digit" in " ".join(capsys.readouterr().out.split())
     )
     assert trains.tags(again)["medexp.restores"] == first.run_id
-    params = trains.doors.client().get_run(again.run_id).data.params
+    params = trains.tiny_runs.client().get_run(again.run_id).data.params
     assert (params["lora.r"], params["training.seed"], params["model.path"]) == (
         "4",
         "7",
-        str(trains.doors.model),
+        str(trains.tiny_runs.model),
     )
 
 
@@ -98,7 +98,7 @@ def test_what_the_command_line_names_wins_and_the_difference_is_said(
     trains: Trains, first: TrainResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = trains.again(first.run_id, "training.seed=8")
-    assert trains.doors.client().get_run(other.run_id).data.params["training.seed"] == "8"
+    assert trains.tiny_runs.client().get_run(other.run_id).data.params["training.seed"] == "8"
     difference = f"{other.outcome.loss_after - first.outcome.loss_after:+.3g}"
     assert (
         f"differs by {difference} from {first.outcome.loss_after!r} of run {first.run_id}"
@@ -109,14 +109,16 @@ def test_what_the_command_line_names_wins_and_the_difference_is_said(
 def test_the_adapter_that_a_run_started_from_is_restored_too(
     trains: Trains, first: TrainResult
 ) -> None:
-    adapter = trains.doors.root / "first_adapter"
+    adapter = trains.tiny_runs.root / "first_adapter"
     kept = finished_run.find_run(
-        first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
+        first.run_id, str(trains.tiny_runs.root / "mlruns"), trains.tiny_runs.root
     ).adapter
     assert kept is not None
     shutil.copytree(kept, adapter)
     went_on = trains.train(
-        *trains.doors.overrides("lora.r=4", f"lora.start_from={adapter}", "evaluation.answers=0")
+        *trains.tiny_runs.overrides(
+            "lora.r=4", f"lora.start_from={adapter}", "evaluation.answers=0"
+        )
     )
     shutil.rmtree(adapter)
     again = trains.again(went_on.run_id)
@@ -126,7 +128,7 @@ def test_the_adapter_that_a_run_started_from_is_restored_too(
 
 def test_other_held_out_cases_are_said(trains: Trains, first: TrainResult) -> None:
     subject = finished_run.find_run(
-        first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
+        first.run_id, str(trains.tiny_runs.root / "mlruns"), trains.tiny_runs.root
     )
     assert subject.kept is not None
     assert "held-out cases are not those of run" in OriginalRun(subject).sentence(
@@ -145,7 +147,7 @@ def test_training_data_that_was_changed_is_named(
     other = trains.again(first.run_id, "dataset.max_cases=6")
     said = " ".join(capsys.readouterr().out.split())
     subject = finished_run.find_run(
-        first.run_id, str(trains.doors.root / "mlruns"), trains.doors.root
+        first.run_id, str(trains.tiny_runs.root / "mlruns"), trains.tiny_runs.root
     )
     assert subject.kept is not None
     assert f"of run {first.run_id}: the training data is another (digest" in said
@@ -182,26 +184,30 @@ def test_without_the_experiment_a_config_stays_as_it_is(compose: Callable[..., A
     ],
 )
 def test_bad_input_ends_in_one_sentence_before_anything_heavy(
-    doors: Doors, words: list[str], said: str
+    tiny_runs: TinyRuns, words: list[str], said: str
 ) -> None:
     status, output = command(
-        "-m", "medexp.train", *words, f"tracking.root={doors.root / 'mlruns'}", cwd=doors.root
+        "-m",
+        "medexp.train",
+        *words,
+        f"tracking.root={tiny_runs.root / 'mlruns'}",
+        cwd=tiny_runs.root,
     )
     assert (status, output.count("\n")) == (2, 1), output
     assert said in output
 
 
 def test_from_run_refuses_a_run_that_kept_no_config(
-    doors: Doors, compose: Callable[..., Any]
+    tiny_runs: TinyRuns, compose: Callable[..., Any]
 ) -> None:
-    client = doors.client()
+    client = tiny_runs.client()
     run = client.create_run(
-        client.create_experiment("medexp", artifact_location=(doors.root / "a").as_uri())
+        client.create_experiment("medexp", artifact_location=(tiny_runs.root / "a").as_uri())
     )
     words = [
         "experiment=from_run",
         f"run={run.info.run_id}",
-        f"tracking.root={doors.root / 'mlruns'}",
+        f"tracking.root={tiny_runs.root / 'mlruns'}",
     ]
     cfg = compose(*words)
     options = extract_options(cfg, "train")

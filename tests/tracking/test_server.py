@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 import pytest
 from helpers import browser
-from helpers.commands import Doors, invoke
+from helpers.commands import TinyRuns, invoke
 from omegaconf import OmegaConf
 
 from medexp.config.registration import find_conf_dir, register_with_hydra
@@ -58,19 +58,19 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def doors(
+def tiny_runs(
     chromium: str,
-    doors_in: Callable[..., Doors],
+    tiny_runs_in: Callable[..., TinyRuns],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Doors:
+) -> TinyRuns:
     """A store with a sweep of two trials, its trials trained in this process."""
     root = tmp_path_factory.mktemp("site")
-    made = doors_in(root)
+    made = tiny_runs_in(root)
     _sweep(made)
     return made
 
 
-def _sweep(doors: Doors) -> None:
+def _sweep(tiny_runs: TinyRuns) -> None:
     """A study as medexp.sweep keeps it, every trial a part of it."""
     register_with_hydra()
     with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
@@ -84,20 +84,20 @@ def _sweep(doors: Doors) -> None:
     }
     study = open_study(
         "ranks",
-        storage.default_url(doors.root),
+        storage.default_url(tiny_runs.root),
         SearchSpace({"lora.r": Choice((4, 8))}),
         check_options(options),
     )
-    where = doors.run("tracking.experiment=medexp").tracking
-    with results.open_parent_run(where, study, doors.root, print) as parent:
+    where = tiny_runs.run("tracking.experiment=medexp").tracking
+    with results.open_parent_run(where, study, tiny_runs.root, print) as parent:
         for _ in range(2):
-            _trial(doors, study, parent.run_id)
+            _trial(tiny_runs, study, parent.run_id)
         results.log_results(parent, study, None)
         assert results.register_best(where, study) is not None
     study.close()
 
 
-def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
+def _trial(tiny_runs: TinyRuns, study: Study, parent_run_id: str) -> None:
     trial = study.ask()
     tags = {
         "mlflow.parentRunId": parent_run_id,
@@ -108,9 +108,9 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
     trial_spec = TrialSpec(
         study.name, study.url, trial._trial_id, trial.number, name, None, reports=False, tags=tags
     )
-    folder = doors.root / str(trial.number)
+    folder = tiny_runs.root / str(trial.number)
     folder.mkdir()
-    run = doors.run(
+    run = tiny_runs.run(
         f"lora.r={trial.params['lora.r']}", "tracking.experiment=medexp", "evaluation.answers=1"
     )
     done = train(
@@ -120,11 +120,11 @@ def _trial(doors: Doors, study: Study, parent_run_id: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def losses(doors: Doors) -> dict[str, float]:
+def losses(tiny_runs: TinyRuns) -> dict[str, float]:
     """The held-out loss of three runs, by their names."""
     found = {}
     for name, (rank, rate) in RUNS.items():
-        trained = doors.train(
+        trained = tiny_runs.train(
             f"lora.r={rank}",
             f"training.learning_rate={rate}",
             "tracking.experiment=medexp",
@@ -132,28 +132,28 @@ def losses(doors: Doors) -> dict[str, float]:
             name=f"out{rank}",
         )
         found[name] = trained.outcome.loss_after
-    registry.register_adapter(doors.run().tracking, trained.run_id, "clinical", "champion")
+    registry.register_adapter(tiny_runs.run().tracking, trained.run_id, "clinical", "champion")
     return found
 
 
 @pytest.fixture(scope="module")
-def site(doors: Doors, losses: dict[str, float]) -> Iterator[Site]:
+def site(tiny_runs: TinyRuns, losses: dict[str, float]) -> Iterator[Site]:
     words = [
         "-m",
         "medexp.ui",
-        f"tracking.root={doors.root / 'mlruns'}",
+        f"tracking.root={tiny_runs.root / 'mlruns'}",
         f"ui.port={find_free_port()}",
         "ui.open=false",
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [sys.executable, *words], cwd=doors.root, env=env, stdout=subprocess.PIPE, text=True
-    ) as door:
-        assert door.stdout is not None
-        lines = [door.stdout.readline().strip() for _ in range(10)]
+        [sys.executable, *words], cwd=tiny_runs.root, env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(10)]
         yield Site(dict(zip(lines[::2], lines[1::2], strict=True)), losses)
-        door.terminate()
-        assert door.wait(60) == 143
+        process.terminate()
+        assert process.wait(60) == 143
 
 
 @pytest.fixture(scope="module")

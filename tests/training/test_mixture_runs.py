@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.errors import RunInterrupted
 from medexp.training.callbacks import StepRecorder
@@ -48,9 +48,9 @@ def mixture(tmp_path: Path) -> list[str]:
 
 
 def test_a_stopped_run_goes_on_with_the_very_next_case(
-    doors: Doors, mixture, monkeypatch: pytest.MonkeyPatch
+    tiny_runs: TinyRuns, mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unbroken = doors.train(*mixture, *LONGER, "training.resume=never")
+    unbroken = tiny_runs.train(*mixture, *LONGER, "training.resume=never")
     plain = StepRecorder.on_step_end
 
     def on_step_end(recorder: StepRecorder, step: int, metrics: dict[str, float]) -> None:
@@ -61,22 +61,22 @@ def test_a_stopped_run_goes_on_with_the_very_next_case(
 
     monkeypatch.setattr(StepRecorder, "on_step_end", on_step_end)
     with pytest.raises(RunInterrupted):
-        doors.train(*mixture, *LONGER)
-    continued = doors.train(*mixture, *LONGER)
-    assert doors.history(continued.run_id, "train/loss") == doors.history(
+        tiny_runs.train(*mixture, *LONGER)
+    continued = tiny_runs.train(*mixture, *LONGER)
+    assert tiny_runs.history(continued.run_id, "train/loss") == tiny_runs.history(
         unbroken.run_id, "train/loss"
     )
     assert continued.outcome.loss_after == unbroken.outcome.loss_after
 
 
-def test_a_mixture_is_kept_with_the_run(doors: Doors, mixture, tmp_path: Path) -> None:
-    result = doors.train(*mixture, *LONGER)
-    run = doors.client().get_run(result.run_id)
+def test_a_mixture_is_kept_with_the_run(tiny_runs: TinyRuns, mixture, tmp_path: Path) -> None:
+    result = tiny_runs.train(*mixture, *LONGER)
+    run = tiny_runs.client().get_run(result.run_id)
     assert run.data.params["dataset.mixture.0.weight"] == "4.0"
     assert run.data.params["dataset.held_out_from.name"] == "clinical_cases"
     kept = json.loads(
         Path(
-            doors.client().download_artifacts(result.run_id, "data/audit.json", str(tmp_path))
+            tiny_runs.client().download_artifacts(result.run_id, "data/audit.json", str(tmp_path))
         ).read_text()
     )
     assert [(part["name"], part["kept"], part["drawn"]) for part in kept["parts"]] == [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.config.changes import change_values
 from medexp.config.schema import Device, Resume, RunConfig
@@ -51,8 +51,8 @@ class RefusingCard:
     goes through.
     """
 
-    def __init__(self, doors: Doors, folder: Path, refusals: int = 0, *more: str):
-        self.run = doors.run(*BATCHES, *more)
+    def __init__(self, tiny_runs: TinyRuns, folder: Path, refusals: int = 0, *more: str):
+        self.run = tiny_runs.run(*BATCHES, *more)
         # Only planned for: bytes then count as the card's.
         self.asked = change_values(self.run, {"hardware.device": Device.cuda})
         self.modules = backend.load_backend(self.run.hardware, machine.cache_dir())
@@ -96,8 +96,8 @@ class RefusingCard:
 
 
 @pytest.fixture
-def card(doors: Doors, tmp_path: Path) -> Callable[..., RefusingCard]:
-    return lambda refusals=0, *more: RefusingCard(doors, tmp_path / "work", refusals, *more)
+def card(tiny_runs: TinyRuns, tmp_path: Path) -> Callable[..., RefusingCard]:
+    return lambda refusals=0, *more: RefusingCard(tiny_runs, tmp_path / "work", refusals, *more)
 
 
 def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., RefusingCard]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import Doors, command, killed_at
+from helpers.commands import TinyRuns, command, killed_at
 
 from medexp.errors import (
     ModelError,
@@ -56,8 +56,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
     return arrange
 
 
-def test_a_run_leaves_an_adapter_that_names_its_base_without_a_place(doors: Doors) -> None:
-    result = doors.train()
+def test_a_run_leaves_an_adapter_that_names_its_base_without_a_place(tiny_runs: TinyRuns) -> None:
+    result = tiny_runs.train()
     config = json.loads((result.adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert {"adapter_model.safetensors", "tokenizer.json", "run.yaml", "base_model.json"} <= {
@@ -65,16 +65,16 @@ def test_a_run_leaves_an_adapter_that_names_its_base_without_a_place(doors: Door
     }
 
 
-def test_a_run_is_kept_in_mlflow(doors: Doors) -> None:
-    result = doors.train("lora.r=4")
-    run = doors.client().get_run(result.run_id)
+def test_a_run_is_kept_in_mlflow(tiny_runs: TinyRuns) -> None:
+    result = tiny_runs.train("lora.r=4")
+    run = tiny_runs.client().get_run(result.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["lora.r"] == "4"
     assert run.data.params["training.max_steps"] == "2"
     assert not any(name.startswith("tracking.") for name in run.data.params)
     steps = {"train/loss", "train/grad_norm", "train/learning_rate", "speed/tokens_per_s"}
-    assert all(set(doors.history(result.run_id, name)) == {1, 2} for name in steps)
-    assert set(doors.history(result.run_id, "eval/loss")) == {0, 2}
+    assert all(set(tiny_runs.history(result.run_id, name)) == {1, 2} for name in steps)
+    assert set(tiny_runs.history(result.run_id, "eval/loss")) == {0, 2}
     assert run.data.metrics["result/loss_after"] == result.outcome.loss_after
     assert {run.data.tags[f"medexp.{name}"] for name in ("model", "hardware", "dataset")} == {
         "smollm2_135m",
@@ -86,9 +86,9 @@ def test_a_run_is_kept_in_mlflow(doors: Doors) -> None:
     assert inputs["training"].digest != inputs["held-out"].digest
 
 
-def test_a_run_reads_well_in_mlflow(doors: Doors) -> None:
-    result = doors.train("lora.r=4", "training.learning_rate=2e-4", "training.seed=1")
-    client = doors.client()
+def test_a_run_reads_well_in_mlflow(tiny_runs: TinyRuns) -> None:
+    result = tiny_runs.train("lora.r=4", "training.learning_rate=2e-4", "training.seed=1")
+    client = tiny_runs.client()
     run = client.get_run(result.run_id)
     assert run.info.run_name == "r4 lr2e-4 seq640 seed1"
     assert len(run.data.params) < 30
@@ -117,9 +117,9 @@ def test_a_run_reads_well_in_mlflow(doors: Doors) -> None:
     assert kept.samefile(artifact)  # a model costs no disk
 
 
-def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
-    result = doors.train()
-    kept = Path(doors.client().download_artifacts(result.run_id, "", str(tmp_path)))
+def test_a_run_keeps_its_artifacts(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    result = tiny_runs.train()
+    kept = Path(tiny_runs.client().download_artifacts(result.run_id, "", str(tmp_path)))
     assert (kept / "config/composed.yaml").read_text() == "composed: yaml\n"
     assert json.loads((kept / "data/audit.json").read_text())["train"]["kept"] == 6
     assert "torch" in json.loads((kept / "environment.json").read_text())["packages"]
@@ -135,27 +135,27 @@ def test_a_run_keeps_its_artifacts(doors: Doors, tmp_path: Path) -> None:
     [([signal.SIGINT], 130), ([signal.SIGTERM] * 3, 143)],
 )
 def test_a_stopped_run_continues_to_the_losses_of_an_unbroken_one(
-    doors: Doors, interrupted, numbers: list[int], exit_code: int
+    tiny_runs: TinyRuns, interrupted, numbers: list[int], exit_code: int
 ) -> None:
-    unbroken = doors.train(*LONGER, "training.resume=never")
+    unbroken = tiny_runs.train(*LONGER, "training.resume=never")
     interrupted(3, lambda: [os.kill(os.getpid(), number) for number in numbers])
     with pytest.raises(RunInterrupted, match="the same command continues it") as stopped:
-        doors.train(*LONGER)
+        tiny_runs.train(*LONGER)
     assert stopped.value.exit_code == exit_code
-    broken = doors.runs()[0]
+    broken = tiny_runs.runs()[0]
     assert broken.info.status == "KILLED"
-    continued = doors.train(*LONGER)
+    continued = tiny_runs.train(*LONGER)
     assert continued.run_id == broken.info.run_id
-    ended = doors.client().get_run(continued.run_id)
+    ended = tiny_runs.client().get_run(continued.run_id)
     assert ended.info.status == "FINISHED"
     assert not {"medexp.reason", "medexp.ended_by"} & set(ended.data.tags)
-    assert doors.history(continued.run_id, "train/loss") == doors.history(
+    assert tiny_runs.history(continued.run_id, "train/loss") == tiny_runs.history(
         unbroken.run_id, "train/loss"
     )
-    assert doors.history(continued.run_id, "eval/loss") == doors.history(
+    assert tiny_runs.history(continued.run_id, "eval/loss") == tiny_runs.history(
         unbroken.run_id, "eval/loss"
     )
-    assert not list((doors.root / "mlruns/unfinished").glob("*/checkpoints"))
+    assert not list((tiny_runs.root / "mlruns/unfinished").glob("*/checkpoints"))
 
 
 LAST = [
@@ -167,24 +167,27 @@ LAST = [
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_in_the_last_step_is_heard(doors: Doors, interrupted, number: int) -> None:
+def test_a_stop_in_the_last_step_is_heard(tiny_runs: TinyRuns, interrupted, number: int) -> None:
     interrupted(4, lambda: os.kill(os.getpid(), number))
     with pytest.raises(RunInterrupted, match="after step 4 of 4; the checkpoint is") as stopped:
-        doors.train(*LAST)
+        tiny_runs.train(*LAST)
     assert stopped.value.exit_code == 128 + number
-    assert doors.runs()[0].info.status == "KILLED"
-    assert list((doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
-    continued = doors.train(*LAST)
-    assert (len(doors.runs()), doors.runs()[0].info.status) == (1, "FINISHED")
-    assert set(doors.history(continued.run_id, "train/loss")) == {1, 2, 3, 4}
-    assert set(doors.history(continued.run_id, "eval/loss")) == {0, 3, 4}
+    assert tiny_runs.runs()[0].info.status == "KILLED"
+    assert list((tiny_runs.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
+    continued = tiny_runs.train(*LAST)
+    assert (len(tiny_runs.runs()), tiny_runs.runs()[0].info.status) == (1, "FINISHED")
+    assert set(tiny_runs.history(continued.run_id, "train/loss")) == {1, 2, 3, 4}
+    assert set(tiny_runs.history(continued.run_id, "eval/loss")) == {0, 3, 4}
 
 
 def test_a_stop_in_an_evaluation_begins_no_further_step(
-    doors: Doors,
+    tiny_runs: TinyRuns,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured, unbroken = TrainContext.measure_losses, doors.train(*LAST, "training.resume=never")
+    measured, unbroken = (
+        TrainContext.measure_losses,
+        tiny_runs.train(*LAST, "training.resume=never"),
+    )
     asked: list[int] = []
 
     def losses(self: TrainContext) -> object:
@@ -194,10 +197,12 @@ def test_a_stop_in_an_evaluation_begins_no_further_step(
 
     monkeypatch.setattr(TrainContext, "measure_losses", losses)
     with pytest.raises(RunInterrupted, match="after step 3 of 4; the checkpoint is kept"):
-        doors.train(*LAST)
-    continued = doors.train(*LAST)
+        tiny_runs.train(*LAST)
+    continued = tiny_runs.train(*LAST)
     for figure in ("train/loss", "eval/loss"):
-        assert doors.history(continued.run_id, figure) == doors.history(unbroken.run_id, figure)
+        assert tiny_runs.history(continued.run_id, figure) == tiny_runs.history(
+            unbroken.run_id, figure
+        )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_a_stop_in_an_evaluation_begins_no_further_step(
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)],
 )
 def test_a_second_signal_ends_a_run_at_once(
-    doors: Doors,
+    tiny_runs: TinyRuns,
     interrupted,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
@@ -220,60 +225,62 @@ def test_a_second_signal_ends_a_run_at_once(
 
     interrupted(3, twice)
     with pytest.raises(ends):
-        doors.train(*LONGER)
-    (broken,) = doors.runs()
+        tiny_runs.train(*LONGER)
+    (broken,) = tiny_runs.runs()
     assert (broken.info.status, broken.data.tags["medexp.reason"]) == ("KILLED", "stopped")
-    assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
+    assert tiny_runs.train(*LONGER).run_id == tiny_runs.runs()[0].info.run_id
 
 
-def test_a_run_killed_outright_continues_too(doors: Doors) -> None:
-    unbroken = doors.train(*LONGER, "training.resume=never")
-    words = ["-m", "medexp.train", *doors.overrides(*LONGER)]
-    assert killed_at("step 5/6", words, doors.root) == -signal.SIGKILL
-    assert doors.runs()[0].info.status == "RUNNING"
-    status, output = command(*words, cwd=doors.root)
+def test_a_run_killed_outright_continues_too(tiny_runs: TinyRuns) -> None:
+    unbroken = tiny_runs.train(*LONGER, "training.resume=never")
+    words = ["-m", "medexp.train", *tiny_runs.overrides(*LONGER)]
+    assert killed_at("step 5/6", words, tiny_runs.root) == -signal.SIGKILL
+    assert tiny_runs.runs()[0].info.status == "RUNNING"
+    status, output = command(*words, cwd=tiny_runs.root)
     assert status == 0, output
     assert "continued from checkpoint-4" in output
-    newest = doors.runs()[0]
-    assert (len(doors.runs()), newest.info.status) == (2, "FINISHED")
-    assert doors.history(newest.info.run_id, "train/loss") == doors.history(
+    newest = tiny_runs.runs()[0]
+    assert (len(tiny_runs.runs()), newest.info.status) == (2, "FINISHED")
+    assert tiny_runs.history(newest.info.run_id, "train/loss") == tiny_runs.history(
         unbroken.run_id, "train/loss"
     )
     assert newest.data.metrics["result/loss_after"] == unbroken.outcome.loss_after
 
 
-def test_work_whose_mlflow_run_was_deleted_goes_on_in_a_new_one(doors: Doors, interrupted) -> None:
+def test_work_whose_mlflow_run_was_deleted_goes_on_in_a_new_one(
+    tiny_runs: TinyRuns, interrupted
+) -> None:
     interrupted(3, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(RunInterrupted):
-        doors.train(*LONGER)
-    (deleted,) = doors.runs()
-    doors.client().delete_run(deleted.info.run_id)
-    continued = doors.train(*LONGER)
+        tiny_runs.train(*LONGER)
+    (deleted,) = tiny_runs.runs()
+    tiny_runs.client().delete_run(deleted.info.run_id)
+    continued = tiny_runs.train(*LONGER)
     assert continued.run_id != deleted.info.run_id
     # the step under way was finished and kept
-    assert set(doors.history(continued.run_id, "train/loss")) == {4, 5, 6}
+    assert set(tiny_runs.history(continued.run_id, "train/loss")) == {4, 5, 6}
 
 
 def test_a_run_goes_on_when_what_is_not_the_experiment_has_changed(
-    doors: Doors, interrupted
+    tiny_runs: TinyRuns, interrupted
 ) -> None:
     interrupted(3, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(RunInterrupted):
-        doors.train(
+        tiny_runs.train(
             *LONGER, "training.save_steps=1", "training.resume=never", "evaluation.reuse_base=false"
         )
-    continued = doors.train(*LONGER, "training.save_steps=5", "training.resume=auto")
-    assert [run.info.run_id for run in doors.runs()] == [continued.run_id]
+    continued = tiny_runs.train(*LONGER, "training.save_steps=5", "training.resume=auto")
+    assert [run.info.run_id for run in tiny_runs.runs()] == [continued.run_id]
 
 
 def test_a_run_killed_before_it_was_let_go_has_everything_once(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ResumableRun, "finish", lambda _: None)
-    first = doors.train()
+    first = tiny_runs.train()
     monkeypatch.undo()
-    assert doors.train().run_id == first.run_id
-    run = doors.client().get_run(first.run_id)
+    assert tiny_runs.train().run_id == first.run_id
+    run = tiny_runs.client().get_run(first.run_id)
     kept = Path(run.info.artifact_uri.removeprefix("file://"))
     tables = {each["path"] for each in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
     assert tables == {"answers/before_after.json", "evaluation/per_case.json"}
@@ -281,11 +288,11 @@ def test_a_run_killed_before_it_was_let_go_has_everything_once(
     assert len(run.outputs.model_outputs) == 1
 
 
-def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
-    killed_at("step 1/6", ["-m", "medexp.train", *doors.overrides(*LONGER)], doors.root)
-    assert doors.runs()[0].info.status == "RUNNING"
-    doors.train("lora.r=2")
-    assert {run.info.status for run in doors.runs()} == {"FINISHED", "KILLED"}
+def test_another_run_marks_a_dead_one_killed(tiny_runs: TinyRuns) -> None:
+    killed_at("step 1/6", ["-m", "medexp.train", *tiny_runs.overrides(*LONGER)], tiny_runs.root)
+    assert tiny_runs.runs()[0].info.status == "RUNNING"
+    tiny_runs.train("lora.r=2")
+    assert {run.info.status for run in tiny_runs.runs()} == {"FINISHED", "KILLED"}
 
 
 @pytest.mark.parametrize(
@@ -299,36 +306,36 @@ def test_another_run_marks_a_dead_one_killed(doors: Doors) -> None:
     ],
 )
 def test_a_loss_that_is_no_number_fails_the_run_and_says_so(
-    doors: Doors, steps: str, said: str
+    tiny_runs: TinyRuns, steps: str, said: str
 ) -> None:
     with pytest.raises(TrainingDiverged, match=said):
-        doors.train(
+        tiny_runs.train(
             steps,
             "training.learning_rate=1e30",
             "training.max_grad_norm=1e30",
             "training.warmup_steps=0",
         )
-    assert doors.runs()[0].info.status == "FAILED"
-    assert "TrainingDiverged" in doors.runs()[0].data.tags["medexp.ended_by"]
-    assert doors.runs()[0].data.tags["medexp.reason"] == "diverged"
+    assert tiny_runs.runs()[0].info.status == "FAILED"
+    assert "TrainingDiverged" in tiny_runs.runs()[0].data.tags["medexp.ended_by"]
+    assert tiny_runs.runs()[0].data.tags["medexp.reason"] == "diverged"
 
 
 def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(
-    doors: Doors, interrupted
+    tiny_runs: TinyRuns, interrupted
 ) -> None:
     def run_out() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     interrupted(5, run_out)
     with pytest.raises(VramCeilingError, match="out of GPU memory while training") as failed:
-        doors.train(*LONGER)
+        tiny_runs.train(*LONGER)
     assert failed.value.exit_code == 3
-    assert (doors.runs()[0].info.status, doors.runs()[0].data.tags["medexp.reason"]) == (
+    assert (tiny_runs.runs()[0].info.status, tiny_runs.runs()[0].data.tags["medexp.reason"]) == (
         "FAILED",
         "vram",
     )
-    assert list((doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
-    assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
+    assert list((tiny_runs.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-4"))
+    assert tiny_runs.train(*LONGER).run_id == tiny_runs.runs()[0].info.run_id
 
 
 @pytest.mark.parametrize(
@@ -344,7 +351,7 @@ def test_out_of_memory_fails_the_run_for_that_reason_and_keeps_the_checkpoint(
     ids=["torch", "system", "tokenizers"],
 )
 def test_a_full_disk_is_said_in_a_sentence_and_the_last_whole_checkpoint_is_kept(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, said: Exception, told: str
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch, said: Exception, told: str
 ) -> None:
     save = torch.save
 
@@ -357,20 +364,21 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_last_whole_checkpoint_is_kept
     with pytest.raises(
         OutputError, match=f"{told}.*continues from checkpoint-2, which is kept,"
     ) as failed:
-        doors.train(*LONGER)
+        tiny_runs.train(*LONGER)
     monkeypatch.undo()
     assert (failed.value.exit_code, "\n" in str(failed.value)) == (2, False)
-    assert doors.runs()[0].info.status == "FAILED"
+    assert tiny_runs.runs()[0].info.status == "FAILED"
     assert [
-        each.name for each in (doors.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-*")
+        each.name
+        for each in (tiny_runs.root / "mlruns/unfinished").glob("*/checkpoints/checkpoint-*")
     ] == ["checkpoint-2"]
-    assert doors.train(*LONGER).run_id == doors.runs()[0].info.run_id
+    assert tiny_runs.train(*LONGER).run_id == tiny_runs.runs()[0].info.run_id
 
 
-def test_the_held_out_loss_does_not_depend_on_the_training_length(doors: Doors) -> None:
+def test_the_held_out_loss_does_not_depend_on_the_training_length(tiny_runs: TinyRuns) -> None:
     short, long = (
-        doors.train("training.max_seq_tokens=580"),
-        doors.train("training.max_seq_tokens=640"),
+        tiny_runs.train("training.max_seq_tokens=580"),
+        tiny_runs.train("training.max_seq_tokens=640"),
     )
     assert short.outcome.loss_before == long.outcome.loss_before
 
@@ -378,11 +386,11 @@ def test_the_held_out_loss_does_not_depend_on_the_training_length(doors: Doors) 
 @pytest.mark.parametrize(
     "way", [[], ["lora.alpha=32"], ["lora.rank_stabilised=true"], ["lora.dora=true"]], ids=str
 )
-def test_an_adapter_can_be_trained_further(doors: Doors, way: list[str]) -> None:
+def test_an_adapter_can_be_trained_further(tiny_runs: TinyRuns, way: list[str]) -> None:
     quiet = ["evaluation.answers=0", *way]
-    first = doors.train("training.learning_rate=1e-2", *quiet, name="first")
+    first = tiny_runs.train("training.learning_rate=1e-2", *quiet, name="first")
     assert first.outcome.loss_after < first.outcome.loss_before - 1e-3
-    further = doors.train(
+    further = tiny_runs.train(
         f"lora.start_from={first.adapter}", "training.learning_rate=1e-12", *quiet, name="further"
     )
     assert further.outcome.loss_after == pytest.approx(first.outcome.loss_after, abs=1e-4)
@@ -391,28 +399,28 @@ def test_an_adapter_can_be_trained_further(doors: Doors, way: list[str]) -> None
 @pytest.mark.parametrize(
     "way", ["lora.alpha=32", "lora.rank_stabilised=true", "lora.dora=true", "lora.bias=all"]
 )
-def test_an_adapter_goes_on_at_its_own_scale_or_not_at_all(doors: Doors, way: str) -> None:
-    first = doors.train(way, "evaluation.answers=0", name="first")
+def test_an_adapter_goes_on_at_its_own_scale_or_not_at_all(tiny_runs: TinyRuns, way: str) -> None:
+    first = tiny_runs.train(way, "evaluation.answers=0", name="first")
     with pytest.raises(
         ModelError,
         match=f"was trained with {way}; set the same here, or choose another lora.start_from",
     ):
-        doors.train(f"lora.start_from={first.adapter}", name="further")
+        tiny_runs.train(f"lora.start_from={first.adapter}", name="further")
 
 
-def test_an_adapter_with_a_scale_of_its_own_for_a_module_is_refused(doors: Doors) -> None:
-    first = doors.train("evaluation.answers=0", name="first")
+def test_an_adapter_with_a_scale_of_its_own_for_a_module_is_refused(tiny_runs: TinyRuns) -> None:
+    first = tiny_runs.train("evaluation.answers=0", name="first")
     file = first.adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {"q_proj": 64}}))
     with pytest.raises(
         ModelError, match=r"has alpha_pattern=\{'q_proj': 64\}, which medexp does not train"
     ):
-        doors.train(f"lora.start_from={first.adapter}", name="further")
+        tiny_runs.train(f"lora.start_from={first.adapter}", name="further")
 
 
-def test_the_same_seed_gives_the_same_run_and_another_one_does_not(doors: Doors) -> None:
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not(tiny_runs: TinyRuns) -> None:
     losses = [
-        doors.history(doors.train(seed).run_id, "train/loss")
+        tiny_runs.history(tiny_runs.train(seed).run_id, "train/loss")
         for seed in ["training.seed=1", "training.seed=1", "training.seed=2"]
     ]
     assert losses[0] == losses[1] != losses[2]
@@ -423,11 +431,11 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(doors: Doors)
     [("model.safetensors", "the weights of"), ("tokenizer.json", "the tokenizer of")],
 )
 def test_a_file_of_the_model_that_is_cut_off_is_one_sentence(
-    doors: Doors, tmp_path: Path, file: str, said: str
+    tiny_runs: TinyRuns, tmp_path: Path, file: str, said: str
 ) -> None:
-    cut = shutil.copytree(doors.model, tmp_path / "cut")
+    cut = shutil.copytree(tiny_runs.model, tmp_path / "cut")
     os.truncate(cut / file, 1000)
     with pytest.raises(
         ModelError, match=rf"{said} {cut} cannot be read \(.+\); copy the folder again"
     ):
-        doors.train(f"model.path={cut}")
+        tiny_runs.train(f"model.path={cut}")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers.commands import Doors
+from helpers.commands import TinyRuns
 
 from medexp.config.changes import change_values
 from medexp.config.schema import Device, RunConfig
@@ -36,8 +36,8 @@ STEPS = [
 class Steps:
     """A few steps of the tiny model, and how many cases and tokens went through it together."""
 
-    def __init__(self, doors: Doors, *overrides: str):
-        self.run = doors.run(*STEPS, *overrides)
+    def __init__(self, tiny_runs: TinyRuns, *overrides: str):
+        self.run = tiny_runs.run(*STEPS, *overrides)
         modules, found = (
             backend.load_backend(self.run.hardware, machine.cache_dir()),
             weights.find_weights(self.run.model),
@@ -62,8 +62,8 @@ class Steps:
 
 
 @pytest.fixture
-def steps(doors: Doors) -> Callable[..., Steps]:
-    return lambda *overrides: Steps(doors, *overrides)
+def steps(tiny_runs: TinyRuns) -> Callable[..., Steps]:
+    return lambda *overrides: Steps(tiny_runs, *overrides)
 
 
 def test_a_step_does_not_depend_on_its_micro_batches(steps: Callable[..., Steps]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import Doors, invoke
+from helpers.commands import TinyRuns, invoke
 from safetensors.torch import load_file
 
 from medexp.evaluation.evaluator import Evaluator
@@ -44,17 +44,19 @@ def stored_record(folder: Path) -> dict:
 
 
 def test_the_curve_is_of_the_validation_part_and_the_judgement_of_the_test_part(
-    doors: Doors,
+    tiny_runs: TinyRuns,
 ) -> None:
-    plain, parted = doors.train(name="plain"), doors.train(*VALIDATED, name="parted")
-    assert set(doors.history(parted.run_id, "eval/loss")) == {0, 2, 4, 6}
+    plain, parted = tiny_runs.train(name="plain"), tiny_runs.train(*VALIDATED, name="parted")
+    assert set(tiny_runs.history(parted.run_id, "eval/loss")) == {0, 2, 4, 6}
     # The test part is that of a run without validation cases, and its loss no part of the curve.
     assert parted.outcome.loss_before == plain.outcome.loss_before
-    assert doors.history(parted.run_id, "eval/loss")[0] != pytest.approx(parted.outcome.loss_before)
-    client = doors.client()
+    assert tiny_runs.history(parted.run_id, "eval/loss")[0] != pytest.approx(
+        parted.outcome.loss_before
+    )
+    client = tiny_runs.client()
     assert client.get_run(plain.run_id).data.tags["medexp.test_part_opened"] == "1"
     assert client.get_run(parted.run_id).data.tags["medexp.test_part_opened"] == "2"
-    page = (doors.root / "parted" / "report.html").read_text()
+    page = (tiny_runs.root / "parted" / "report.html").read_text()
     assert "opened 2 times in this store" in page
 
 
@@ -69,14 +71,14 @@ def rising_losses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_adapter_of_the_best_step_is_the_one_that_is_kept(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     constant = ["training.schedule=constant", "training.warmup_steps=0"]
-    short = doors.train(*VALIDATED, *constant, "training.max_steps=2", name="short")
+    short = tiny_runs.train(*VALIDATED, *constant, "training.max_steps=2", name="short")
     rising_losses(monkeypatch)
-    best = doors.train(*VALIDATED, *constant, "training.keep_best=true", name="best")
-    last = doors.train(*VALIDATED, *constant, name="last")
-    assert doors.client().get_run(best.run_id).data.tags["medexp.kept_step"] == "2"
+    best = tiny_runs.train(*VALIDATED, *constant, "training.keep_best=true", name="best")
+    last = tiny_runs.train(*VALIDATED, *constant, name="last")
+    assert tiny_runs.client().get_run(best.run_id).data.tags["medexp.kept_step"] == "2"
     weights = [
         load_file(result.adapter / "adapter_model.safetensors") for result in (short, best, last)
     ]
@@ -86,62 +88,68 @@ def test_the_adapter_of_the_best_step_is_the_one_that_is_kept(
 
 
 def test_training_ends_when_the_validation_loss_no_longer_falls(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rising_losses(monkeypatch)
-    result = doors.train(*VALIDATED, "training.early_stopping_patience=1")
+    result = tiny_runs.train(*VALIDATED, "training.early_stopping_patience=1")
     # The lowest after step 2, higher after step 4: that is one evaluation without a fall.
     assert result.outcome.steps == 4
 
 
 def test_a_trial_of_a_sweep_is_measured_on_validation_cases_and_opens_no_test_part(
-    doors: Doors,
+    tiny_runs: TinyRuns,
 ) -> None:
     trial = Trial()
     more = [*VALIDATED, "evaluation.answers=1"]
     result = train(
-        doors.run(*more), invoke(doors.root / "trial", more, "composed: yaml\n"), Console(), trial
+        tiny_runs.run(*more),
+        invoke(tiny_runs.root / "trial", more, "composed: yaml\n"),
+        Console(),
+        trial,
     )
-    judged = doors.train(*more, name="judged")
-    tried, tested = stored_record(doors.root / "trial"), stored_record(doors.root / "judged")
+    judged = tiny_runs.train(*more, name="judged")
+    tried, tested = (
+        stored_record(tiny_runs.root / "trial"),
+        stored_record(tiny_runs.root / "judged"),
+    )
     assert not set(tried["held_out"]) & set(tested["held_out"])
     assert trial.losses == pytest.approx(
-        {step: doors.history(judged.run_id, "eval/loss")[step] for step in (2, 4)}
+        {step: tiny_runs.history(judged.run_id, "eval/loss")[step] for step in (2, 4)}
     )
-    tags = doors.client().get_run(result.run_id).data.tags
+    tags = tiny_runs.client().get_run(result.run_id).data.tags
     assert "medexp.test_part_opened" not in tags
-    assert doors.client().get_run(judged.run_id).data.tags["medexp.test_part_opened"] == "1"
+    assert tiny_runs.client().get_run(judged.run_id).data.tags["medexp.test_part_opened"] == "1"
     assert (
         "this trial was measured on validation cases"
-        in (doors.root / "trial" / "report.html").read_text()
+        in (tiny_runs.root / "trial" / "report.html").read_text()
     )
 
 
-def test_a_repeat_with_another_seed_judges_on_the_test_part(doors: Doors) -> None:
+def test_a_repeat_with_another_seed_judges_on_the_test_part(tiny_runs: TinyRuns) -> None:
     more = [*VALIDATED, "evaluation.answers=0"]
-    invocation = invoke(doors.root / "seed", more, "composed: yaml\n")
-    result = train(doors.run(*more), invocation, Console(), Trial(chooses=False))
-    tags = doors.client().get_run(result.run_id).data.tags
+    invocation = invoke(tiny_runs.root / "seed", more, "composed: yaml\n")
+    result = train(tiny_runs.run(*more), invocation, Console(), Trial(chooses=False))
+    tags = tiny_runs.client().get_run(result.run_id).data.tags
     assert tags["medexp.test_part_opened"] == "1"
 
 
-def test_groups_and_primary_measures_are_in_the_record(doors: Doors) -> None:
-    doors.train("evaluation.primary=[structure]", "dataset.held_out=4")
-    record = stored_record(doors.root / "out")
+def test_groups_and_primary_measures_are_in_the_record(tiny_runs: TinyRuns) -> None:
+    tiny_runs.train("evaluation.primary=[structure]", "dataset.held_out=4")
+    record = stored_record(tiny_runs.root / "out")
     assert record["primary"] == ["structure"]
     assert len(record["groups"]) == len(record["held_out"]) == 4
     assert len(set(record["groups"])) == 2
     assert all(group.startswith("condition=") for group in record["groups"])
 
 
-def test_three_arms_and_several_draws_are_answered_kept_and_made_once(doors: Doors) -> None:
+def test_three_arms_and_several_draws_are_answered_kept_and_made_once(tiny_runs: TinyRuns) -> None:
     more = [
         "evaluation.arms=[base,base_best,tuned]",
         "evaluation.draws=2",
         "evaluation.temperature=0.7",
     ]
-    doors.train(*more, name="first")
-    record = stored_record(doors.root / "first")
+    tiny_runs.train(*more, name="first")
+    record = stored_record(tiny_runs.root / "first")
     (case, _) = record["cases"]
     # So small a model says the same to both prompts: every arm draws from the same seeds.
     assert case["base_best"]["tokens"] == 16
@@ -152,12 +160,12 @@ def test_three_arms_and_several_draws_are_answered_kept_and_made_once(doors: Doo
     }
     assert case["draws"]["tuned"][0]["text"] != case["tuned"]["text"]
     # The base's answers, asked both ways and drawn twice, are not made again for another adapter.
-    files = {file: file.stat().st_mtime_ns for file in (doors.root / "mlruns/base").iterdir()}
+    files = {file: file.stat().st_mtime_ns for file in (tiny_runs.root / "mlruns/base").iterdir()}
     assert len([file for file in files if file.name.startswith("answers")]) == 4
-    doors.train(*more, "lora.r=4", name="second")
+    tiny_runs.train(*more, "lora.r=4", name="second")
     assert {
-        file: file.stat().st_mtime_ns for file in (doors.root / "mlruns/base").iterdir()
+        file: file.stat().st_mtime_ns for file in (tiny_runs.root / "mlruns/base").iterdir()
     } == files
-    again = stored_record(doors.root / "second")
+    again = stored_record(tiny_runs.root / "second")
     assert again["cases"][0]["base_best"] == case["base_best"]
-    assert "base, asked its best way" in (doors.root / "second" / "report.html").read_text()
+    assert "base, asked its best way" in (tiny_runs.root / "second" / "report.html").read_text()

@@ -51,6 +51,7 @@ from medexp.evaluation.measures.clinical_terms import (
 )
 from medexp.evaluation.measures.fabrications import find_excessive_doses, find_invented_drugs
 from medexp.evaluation.measures.quantities import Quantity, quantities
+from medexp.evaluation.measures.safety import FUTILE, PAUSES
 from medexp.evaluation.measures.sections import heading_alone, section_at
 from medexp.evaluation.measures.words import answer_part, singular, stems
 
@@ -60,7 +61,8 @@ VERDICTS = (SUPPORTED, CONTRADICTED, FABRICATED, NOT_IN_EVIDENCE)
 NEEDED, ALIGNED, FLIPPED = 0.6, 0.75, 0.3
 FRAME = stems(
     "patient patients case diagnosis diagnosed suspected suspicion confirmed consistent presumed"
-    " likely possible probable started give gives giving given never without administered receives prescribed ordered recommended"
+    " likely possible probable started give gives giving given never"
+    " without administered receives prescribed ordered recommended"
     " advised scheduled required obtained requested performed carried done undergo taken used"
     " initiated proceeding planned decided determined evident evidence status condition finding"
     " findings found noted seen shown shows showed reveals revealed indicates demonstrates result"
@@ -76,7 +78,10 @@ OPPOSITES = tuple(
     (stems(one), stems(other))
     for one, other in (
         ("left", "right"),
-        ("increase increased increasing higher rise raised elevated", "decrease decreased decreasing lower reduced fall low"),
+        (
+            "increase increased increasing higher rise raised elevated",
+            "decrease decreased decreasing lower reduced fall low",
+        ),
         ("improve improved improves better", "worsen worsened worsens worse"),
         ("more", "less fewer"),
         ("acute", "chronic"),
@@ -242,6 +247,9 @@ class _Line:
         would be denied by what stands before a comma ("no cough, fever"), or is only put off.
         """
         denied: dict[str, bool | None] = {}
+        # "Antibiotics bring little" and "skip the drops" name what they advise against: a denial of
+        # it is no contradiction, and neither is an advice that this line does not read as one.
+        is_discouraging = bool(PAUSES.search(self.text) or FUTILE.search(self.text))
         defers = DEFERRAL.search(self.text)
         for _, start, end in locate_words(self.text):
             is_denied: bool | None = is_negated(self.text, start, end)
@@ -250,6 +258,8 @@ class _Line:
             for stem in stems(self.text[start:end]):
                 known = denied.get(stem, is_denied)
                 denied[stem] = is_denied if known == is_denied else False
+        if is_discouraging:
+            return {stem: is_denied or None for stem, is_denied in denied.items()}
         return denied
 
     def _is_denied_in_its_phrase(self, start: int, end: int) -> bool:

@@ -27,19 +27,25 @@ from medexp.evaluation.measures.words import answer_part
 
 FAMILIES = {
     "penicillins": (
-        "penicillin g", "penicillin v", "penicillin v potassium", "penicillin g procaine", "penicillin g benzathine", "amoxicillin",
-        "amoxicillin and clavulanic acid", "co-amoxiclav", "ampicillin", "flucloxacillin", "dicloxacillin", "piperacillin",
+        "penicillin g", "penicillin v", "penicillin v potassium", "penicillin g procaine",
+        "penicillin g benzathine", "amoxicillin", "amoxicillin and clavulanic acid", "co-amoxiclav",
+        "ampicillin", "flucloxacillin", "dicloxacillin", "piperacillin",
         "piperacillin and tazobactam", "pivmecillinam",
     ),
     "anti-inflammatory agents, non-steroidal": (
-        "ibuprofen", "naproxen", "diclofenac", "aspirin", "ketorolac", "indomethacin", "mefenamic acid", "celecoxib", "ketoprofen",
+        "ibuprofen", "naproxen", "diclofenac", "aspirin", "ketorolac", "indomethacin",
+        "mefenamic acid", "celecoxib", "ketoprofen",
     ),
-    "cephalosporins": ("ceftriaxone", "cefuroxime", "cephalexin", "cefalexin", "cefotaxime", "ceftazidime", "cefixime"),
+    "cephalosporins": (
+        "ceftriaxone", "cefuroxime", "cephalexin", "cefalexin", "cefotaxime", "ceftazidime",
+        "cefixime",
+    ),
     "sulfonamides": ("co-trimoxazole", "sulfamethoxazole", "sulfasalazine", "sulfadiazine"),
     "macrolides": ("erythromycin", "clarithromycin", "azithromycin"),
 }  # fmt: skip
 _FEMALE = frozenset(
-    "woman women female girl she her hers herself lady mother housewife waitress actress widow".split()
+    "woman women female girl she her hers herself lady mother housewife waitress actress"
+    " widow".split()
 )
 _MALE = frozenset("man men male boy he his him himself gentleman father widower".split())
 _CHILD = re.compile(
@@ -61,7 +67,8 @@ _LIMIT = re.compile(
 )
 _PREGNANT = re.compile(r"\b(?:pregnant|gestation|trimester|antenatal|gravid)\b", re.IGNORECASE)
 _OTHERS = re.compile(
-    r"\b(?:pregnan\w*|birth|born|baby|deliver\w*|mother|father|son|daughter|children|breastfe\w+|nurser\w+)\b",
+    r"\b(?:pregnan\w*|birth|born|baby|deliver\w*|mother|father|son|daughter|"
+    r"children|breastfe\w+|nurser\w+)\b",
     re.IGNORECASE,
 )
 _IS_PREGNANT = re.compile(
@@ -82,7 +89,8 @@ _NO_ALLERGY = re.compile(
 _ALLERGIC_TO = re.compile(
     r"\b(?<!not )(?:allerg(?:ic|y|ies)|hypersensitiv\w+|anaphyla\w+|reaction|rash|angioedema)"
     r"(?: (?:to|after|with|from|on taking)| ?:) (?P<to>.*?)"
-    r"(?=$|\b(?:and|but|who|which|he|she|his|her|they|takes?|taking|takes|uses?|using|treated|given|on|is|are|was|were|has|had|for)"
+    r"(?=$|\b(?:and|but|who|which|he|she|his|her|they|takes?|taking|"
+    r"takes|uses?|using|treated|given|on|is|are|was|were|has|had|for)"
     r"\b(?! (?:penicillins?|aspirin|sulf\w+|ibuprofen|codeine|latex)\b))",
     re.IGNORECASE,
 )
@@ -156,7 +164,7 @@ def _age(text: str, question: str) -> list[Place]:
         return []
     found = [("age", start, end) for years, start, end in _ages(text) if years != stated]
     wrong_stage = _CHILD if stated >= 18 else _ADULT if stated < 13 else None
-    # somebody else may be meant
+    # Where the question speaks of others, "the baby" may be one of them.
     if wrong_stage is None or wrong_stage.search(question) or _OTHERS.search(question):
         return found
     return found + [("age", *each.span()) for each in wrong_stage.finditer(text)]

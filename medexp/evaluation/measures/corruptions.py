@@ -43,47 +43,68 @@ MAX_A_CASE = 12
 # Each drug with another of its class that would be wrong, or worse, in its place.
 SWAPS: Mapping[str, str] = {
     # catecholamines and bronchodilators
-    "adrenaline": "noradrenaline", "noradrenaline": "dobutamine", "salbutamol": "salmeterol", "ipratropium": "tiotropium",
+    "adrenaline": "noradrenaline", "noradrenaline": "dobutamine", "salbutamol": "salmeterol",
+    "ipratropium": "tiotropium",
     # painkillers
-    "aspirin": "ibuprofen", "ibuprofen": "aspirin", "naproxen": "celecoxib", "diclofenac": "tramadol", "paracetamol": "codeine",
-    "codeine": "paracetamol", "morphine": "codeine", "mefenamic acid": "tranexamic acid", "colchicine": "allopurinol",
+    "aspirin": "ibuprofen", "ibuprofen": "aspirin", "naproxen": "celecoxib",
+    "diclofenac": "tramadol", "paracetamol": "codeine", "codeine": "paracetamol",
+    "morphine": "codeine", "mefenamic acid": "tranexamic acid", "colchicine": "allopurinol",
     "allopurinol": "colchicine",
     # steroids and what else dampens immunity
-    "prednisolone": "fludrocortisone", "hydrocortisone": "fludrocortisone", "dexamethasone": "fludrocortisone",
-    "fludrocortisone": "dexamethasone", "betamethasone": "fludrocortisone", "methylprednisolone": "fludrocortisone",
-    "budesonide": "triamcinolone", "methotrexate": "azathioprine", "tocilizumab": "adalimumab", "immunoglobulin": "albumin",
+    "prednisolone": "fludrocortisone", "hydrocortisone": "fludrocortisone",
+    "dexamethasone": "fludrocortisone", "fludrocortisone": "dexamethasone",
+    "betamethasone": "fludrocortisone", "methylprednisolone": "fludrocortisone",
+    "budesonide": "triamcinolone", "methotrexate": "azathioprine", "tocilizumab": "adalimumab",
+    "immunoglobulin": "albumin",
     # hormones
-    "insulin": "glucagon", "glucagon": "insulin", "metformin": "gliclazide", "gliclazide": "metformin", "empagliflozin": "sitagliptin",
-    "dapagliflozin": "sitagliptin", "levothyroxine": "carbimazole", "carbimazole": "levothyroxine", "propylthiouracil": "levothyroxine",
-    "octreotide": "desmopressin", "desogestrel": "ethinylestradiol", "levonorgestrel": "ethinylestradiol", "oestrogen": "progestogen",
+    "insulin": "glucagon", "glucagon": "insulin", "metformin": "gliclazide",
+    "gliclazide": "metformin", "empagliflozin": "sitagliptin", "dapagliflozin": "sitagliptin",
+    "levothyroxine": "carbimazole", "carbimazole": "levothyroxine",
+    "propylthiouracil": "levothyroxine", "octreotide": "desmopressin",
+    "desogestrel": "ethinylestradiol", "levonorgestrel": "ethinylestradiol",
+    "oestrogen": "progestogen",
     # clotting
-    "heparin": "alteplase", "alteplase": "enoxaparin", "tenecteplase": "enoxaparin", "apixaban": "clopidogrel", "rivaroxaban": "clopidogrel",
-    "warfarin": "clopidogrel", "fondaparinux": "alteplase", "tranexamic acid": "heparin", "prothrombin complex concentrate": "tranexamic acid",
+    "heparin": "alteplase", "alteplase": "enoxaparin", "tenecteplase": "enoxaparin",
+    "apixaban": "clopidogrel", "rivaroxaban": "clopidogrel", "warfarin": "clopidogrel",
+    "fondaparinux": "alteplase", "tranexamic acid": "heparin",
+    "prothrombin complex concentrate": "tranexamic acid",
     # heart and circulation
-    "labetalol": "atenolol", "esmolol": "sotalol", "propranolol": "atenolol", "bisoprolol": "propranolol", "nifedipine": "verapamil",
-    "nimodipine": "verapamil", "diltiazem": "nifedipine", "furosemide": "bendroflumethiazide", "spironolactone": "furosemide",
-    "ramipril": "amlodipine", "enalapril": "losartan", "amiodarone": "digoxin", "atorvastatin": "ezetimibe", "thiazide": "loop diuretic",
+    "labetalol": "atenolol", "esmolol": "sotalol", "propranolol": "atenolol",
+    "bisoprolol": "propranolol", "nifedipine": "verapamil", "nimodipine": "verapamil",
+    "diltiazem": "nifedipine", "furosemide": "bendroflumethiazide", "spironolactone": "furosemide",
+    "ramipril": "amlodipine", "enalapril": "losartan", "amiodarone": "digoxin",
+    "atorvastatin": "ezetimibe", "thiazide": "loop diuretic",
     # infections
-    "amoxicillin": "flucloxacillin", "flucloxacillin": "trimethoprim", "benzylpenicillin": "flucloxacillin", "ceftriaxone": "cefalexin",
-    "cefalexin": "ceftriaxone", "doxycycline": "nitrofurantoin", "nitrofurantoin": "metronidazole", "metronidazole": "nitrofurantoin",
-    "ciprofloxacin": "norfloxacin", "clindamycin": "gentamicin", "clarithromycin": "amoxicillin", "vancomycin": "gentamicin",
-    "piperacillin-tazobactam": "phenoxymethylpenicillin", "co-amoxiclav": "flucloxacillin", "pivmecillinam": "phenoxymethylpenicillin",
-    "trimethoprim": "doxycycline", "fosfomycin": "clindamycin", "aciclovir": "oseltamivir", "oseltamivir": "aciclovir",
-    "valaciclovir": "ribavirin", "artesunate": "primaquine", "primaquine": "artesunate", "chloroquine": "primaquine",
+    "amoxicillin": "flucloxacillin", "flucloxacillin": "trimethoprim",
+    "benzylpenicillin": "flucloxacillin", "ceftriaxone": "cefalexin", "cefalexin": "ceftriaxone",
+    "doxycycline": "nitrofurantoin", "nitrofurantoin": "metronidazole",
+    "metronidazole": "nitrofurantoin", "ciprofloxacin": "norfloxacin", "clindamycin": "gentamicin",
+    "clarithromycin": "amoxicillin", "vancomycin": "gentamicin",
+    "piperacillin-tazobactam": "phenoxymethylpenicillin", "co-amoxiclav": "flucloxacillin",
+    "pivmecillinam": "phenoxymethylpenicillin", "trimethoprim": "doxycycline",
+    "fosfomycin": "clindamycin", "aciclovir": "oseltamivir", "oseltamivir": "aciclovir",
+    "valaciclovir": "ribavirin", "artesunate": "primaquine", "primaquine": "artesunate",
+    "chloroquine": "primaquine",
     # salts, fluids and vitamins
-    "calcium gluconate": "potassium chloride", "potassium chloride": "calcium gluconate", "magnesium sulfate": "potassium chloride",
-    "mannitol": "dextrose", "thiamine": "folic acid", "folic acid": "thiamine", "vitamin K": "vitamin D", "vitamin D": "vitamin K",
+    "calcium gluconate": "potassium chloride", "potassium chloride": "calcium gluconate",
+    "magnesium sulfate": "potassium chloride", "mannitol": "dextrose", "thiamine": "folic acid",
+    "folic acid": "thiamine", "vitamin K": "vitamin D", "vitamin D": "vitamin K",
     # stomach, nerves, allergy, eyes, urine
-    "ondansetron": "domperidone", "metoclopramide": "domperidone", "prochlorperazine": "ondansetron", "cyclizine": "domperidone",
-    "loperamide": "senna", "valproate": "lamotrigine", "lamotrigine": "valproate", "carbamazepine": "gabapentin", "topiramate": "gabapentin",
-    "cetirizine": "chlorphenamine", "loratadine": "promethazine", "chlorphenamine": "cetirizine", "acetazolamide": "furosemide",
-    "timolol": "tropicamide", "pilocarpine": "atropine", "apraclonidine": "atropine", "tamsulosin": "finasteride",
+    "ondansetron": "domperidone", "metoclopramide": "domperidone",
+    "prochlorperazine": "ondansetron", "cyclizine": "domperidone", "loperamide": "senna",
+    "valproate": "lamotrigine", "lamotrigine": "valproate", "carbamazepine": "gabapentin",
+    "topiramate": "gabapentin", "cetirizine": "chlorphenamine", "loratadine": "promethazine",
+    "chlorphenamine": "cetirizine", "acetazolamide": "furosemide", "timolol": "tropicamide",
+    "pilocarpine": "atropine", "apraclonidine": "atropine", "tamsulosin": "finasteride",
 }  # fmt: skip
 _DRUG = re.compile(
     rf"(?<![\w-])(?:{'|'.join(sorted(map(re.escape, SWAPS), key=len, reverse=True))})(?![\w-])",
     re.IGNORECASE,
 )
-_NUMBER_WORD = "(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|fourteen|twenty|thirty|forty|sixty|several)"
+_NUMBER_WORD = (
+    "(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|fourteen|twenty|thirty|forty"
+    "|sixty|several)"
+)
 _NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 _DOSE = re.compile(
     rf"(?<![\w.,:])({_NUMBER})(?:(\s?[-–]\s?|\sto\s)({_NUMBER}))?"
@@ -196,7 +217,8 @@ _LATERALITY = _rules(
     (r"\bright(?! away| ventric)\b", "left"),
     (r"\bRight\b(?!-?away)", "Left"),
     (
-        r"(?<!that )(?<!cells )\bleft\b(?! (?:her|him|inflammation|untreated|without|in place)\b|,|-over)",
+        r"(?<!that )(?<!cells )\bleft\b"
+        r"(?! (?:her|him|inflammation|untreated|without|in place)\b|,|-over)",
         "right",
     ),
     (r"\bLeft\b", "Right"),

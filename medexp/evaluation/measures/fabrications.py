@@ -8,8 +8,8 @@ The rules, in full:
   ending.
 - A dose belongs to the drug named last before it in its sentence, at most NEAR words away, or to
   the one right behind it ("4 g of paracetamol"). By route (oral, where none is named) it is compared
-  with dose_limits.tsv: the dose itself with the largest single dose (or the largest daily one), times
-  how often a day with the largest daily one. A dose by weight or surface (mg/kg) is not judged.
+  with dose_limits.tsv: the dose itself with the largest single dose (or the largest daily one),
+  times how often a day with the largest daily one. A dose by weight or surface (mg/kg) is not judged.
 
 Source: dose_limits.tsv names one for every row. It holds adult doses: in children a smaller dose is
 too much, which is not seen.
@@ -28,11 +28,12 @@ from medexp.evaluation.measures.words import fold, singular
 
 MIN_HEAD, NEAR = 3, 4
 DRUG_ENDINGS = (
-    "mab", "tinib", "ciclib", "parib", "rafenib", "zomib", "pril", "sartan", "olol", "dipine", "vastatin",
-    "cillin", "mycin", "micin", "floxacin", "cycline", "conazole", "prazole", "gliptin", "gliflozin", "glitazone",
-    "glutide", "ciclovir", "cyclovir", "navir", "tegravir", "buvir", "asvir", "parin", "xaban", "gatran", "triptan",
-    "setron", "oxetine", "azepam", "zolam", "barbital", "caine", "lukast", "dronate", "terol", "tidine", "thiazide",
-    "semide", "profen", "coxib", "fibrate", "sone", "solone", "olone", "curium", "curonium", "platin", "rubicin",
+    "mab", "tinib", "ciclib", "parib", "rafenib", "zomib", "pril", "sartan", "olol", "dipine",
+    "vastatin", "cillin", "mycin", "micin", "floxacin", "cycline", "conazole", "prazole", "gliptin",
+    "gliflozin", "glitazone", "glutide", "ciclovir", "cyclovir", "navir", "tegravir", "buvir",
+    "asvir", "parin", "xaban", "gatran", "triptan", "setron", "oxetine", "azepam", "zolam",
+    "barbital", "caine", "lukast", "dronate", "terol", "tidine", "thiazide", "semide", "profen",
+    "coxib", "fibrate", "sone", "solone", "olone", "curium", "curonium", "platin", "rubicin",
     "taxel", "bactam", "penem", "sulfa", "quine", "oxacin", "peridone", "apine", "idone", "trexate",
 )  # fmt: skip
 WORDS_SO_SHAPED = frozenset(
@@ -52,14 +53,19 @@ _ROUTES = {
     "intravenous": re.compile(r"\b(?:iv|i\.v\.|intravenous\w*|infusion|infused|bolus)(?!\w)", re.I),
     "intramuscular": re.compile(r"\b(?:im|i\.m\.|intramuscular\w*)(?!\w)", re.I),
     "inhaled": re.compile(r"\b(?:inhal\w+|nebuli\w+|puffs?)\b", re.I),
-    "other": re.compile(r"\b(?:topical\w*|rectal\w*|subcutaneous\w*|intrathecal\w*|gel|cream)\b", re.I),
-}  # fmt: skip
-_TIMES_A_DAY = (
-    (re.compile(r"\b(?:six times (?:a day|daily)|every 4 hours|4[- ]hourly|q4h)\b", re.I), 6),
-    (re.compile(r"\b(?:four times (?:a day|daily)|every (?:6|six) hours|6[- ]hourly|q6h|qid|qds)\b", re.I), 4),
-    (re.compile(r"\b(?:three times (?:a day|daily)|every (?:8|eight) hours|8[- ]hourly|q8h|tid|tds)\b", re.I), 3),
-    (re.compile(r"\b(?:twice (?:a day|daily)|every (?:12|twelve) hours|12[- ]hourly|q12h|bid|bd)\b", re.I), 2),
-)  # fmt: skip
+    "other": re.compile(
+        r"\b(?:topical\w*|rectal\w*|subcutaneous\w*|intrathecal\w*|gel|cream)\b", re.I
+    ),
+}
+_TIMES_A_DAY = tuple(
+    (re.compile(rf"\b(?:{wordings})\b", re.I), times)
+    for wordings, times in (
+        (r"six times (?:a day|daily)|every 4 hours|4[- ]hourly|q4h", 6),
+        (r"four times (?:a day|daily)|every (?:6|six) hours|6[- ]hourly|q6h|qid|qds", 4),
+        (r"three times (?:a day|daily)|every (?:8|eight) hours|8[- ]hourly|q8h|tid|tds", 3),
+        (r"twice (?:a day|daily)|every (?:12|twelve) hours|12[- ]hourly|q12h|bid|bd", 2),
+    )
+)
 FILE = Path(__file__).with_name("dose_limits.tsv")
 
 

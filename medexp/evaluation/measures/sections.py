@@ -28,12 +28,15 @@ SECTIONS = ("symptoms", "causes", "precautions", "red flags")
 NAMES: Mapping[str, Mapping[str, str]] = {
     "en": {
         **{name: name for name in SECTIONS},
-        "signs and symptoms": "symptoms", "symptoms and signs": "symptoms", "red flag symptoms": "red flags",
-        "red flag signs": "red flags", "warning signs": "red flags",
+        "signs and symptoms": "symptoms", "symptoms and signs": "symptoms",
+        "red flag symptoms": "red flags", "red flag signs": "red flags",
+        "warning signs": "red flags",
     },
     "zh": {
-        "症状": "symptoms", "临床表现": "symptoms", "病因": "causes", "原因": "causes", "注意事项": "precautions",
-        "预防措施": "precautions", "处理": "precautions", "危险信号": "red flags", "警示信号": "red flags", "警示症状": "red flags",
+        "症状": "symptoms", "临床表现": "symptoms",
+        "病因": "causes", "原因": "causes",
+        "注意事项": "precautions", "预防措施": "precautions", "处理": "precautions",
+        "危险信号": "red flags", "警示信号": "red flags", "警示症状": "red flags",
     },
 }  # fmt: skip
 _SECTION_OF = {name: section for names in NAMES.values() for name, section in names.items()}
@@ -41,7 +44,8 @@ MIN_WORDS, MAX_OVERLAP = 5, 0.7
 OUT_OF_ORDER, REPEATED = 0.75, 0.75
 _HEADING = re.compile(
     rf"^\W*(?:(?:\d+|[一二三四])\W+)?(?:(?:possible|likely|probable|potential|key|main|common)\s+)?"
-    rf"(?P<name>{'|'.join(sorted(_SECTION_OF, key=len, reverse=True))})(?:\W*|[*_\s]*[:：](?P<text>.*\w.*))$",
+    rf"(?P<name>{'|'.join(sorted(_SECTION_OF, key=len, reverse=True))})"
+    rf"(?:\W*|[*_\s]*[:：](?P<text>.*\w.*))$",
     re.IGNORECASE,
 )
 _ITEM = re.compile(r"^(?:[-*•·–]|\d+[.)、])\s*")

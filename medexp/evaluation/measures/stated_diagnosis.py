@@ -59,8 +59,14 @@ CONTRASTS = frozenset(
 )
 _NO_TERMS = Lexicon({}, 0)
 _FOLDED_CONTRASTS = frozenset(map(fold, CONTRASTS))
-_SURE = r"(?:(?:most|more|very|highly)\s+)?(?:likely|probable|probably|presumed|presumably|suspected|almost certainly|clearly)"
-_KIND = r"(?:final|working|primary|leading|main|principal|provisional|presumptive|clinical|underlying|unifying|correct)"
+_SURE = (
+    r"(?:(?:most|more|very|highly)\s+)?"
+    r"(?:likely|probable|probably|presumed|presumably|suspected|almost certainly|clearly)"
+)
+_KIND = (
+    r"(?:final|working|primary|leading|main|principal|provisional|presumptive|clinical|underlying"
+    r"|unifying|correct)"
+)
 _LABEL = re.compile(
     rf"(?<!differential )(?<!alternative )(?<!other )\b(?:(?:{_SURE}|{_KIND})\s+)*"
     r"(?:diagnosis|impression|condition)\b[*_ ]*(?:\([^)]*\))?[*_ ]*"
@@ -69,13 +75,17 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _CAUSE = re.compile(
-    rf"\b{_SURE}\s+(?:cause|explanation|reason|culprit|problem)\b[^.:;]{{0,60}}?(?:\bis\b|:)\s*(?P<text>\S.*)",
+    rf"\b{_SURE}\s+(?:cause|explanation|reason|culprit|problem)\b"
+    rf"[^.:;]{{0,60}}?(?:\bis\b|:)\s*(?P<text>\S.*)",
     re.IGNORECASE,
 )
 _PHRASE = re.compile(
-    r"\b(?:consistent with|compatible with|in keeping with|suggestive of|suggests?|suggesting|indicative of|indicates?|"
-    r"points? (?:strongly |clearly )?(?:to|towards?)|diagnosed with|suffering from|typical of|characteristic of|"
-    rf"(?:this|it|that|these(?: \w+)?) (?:is|are|was|represents?)(?: {_SURE})?|(?:you|he|she|they|patient|child) "
+    r"\b(?:consistent with|compatible with|in keeping with|suggestive of|suggests?|"
+    r"suggesting|indicative of|indicates?|"
+    r"points? (?:strongly |clearly )?(?:to|towards?)|diagnosed with|suffering from|typical of|"
+    r"characteristic of|"
+    rf"(?:this|it|that|these(?: \w+)?) (?:is|are|was|represents?)(?: {_SURE})?|"
+    rf"(?:you|he|she|they|patient|child) "
     rf"(?:{_SURE} )?(?:have|has)(?: {_SURE})?)\b\s*(?P<text>\S.*)",
     re.IGNORECASE,
 )

@@ -80,7 +80,7 @@ def singular(word: str) -> str:
 
 
 def term_key(name: str) -> tuple[str, ...]:
-    """The words that a clinical term is looked up by: folded, singular, without possessive endings."""
+    """Return the words that a clinical term is looked up by: folded, singular, no possessives."""
     return tuple(singular(fold(word)) for word in split_words(POSSESSIVE.sub("", name)))
 
 

@@ -127,6 +127,19 @@ def test_errors_are_found_in_faulty_hand_made_answers_and_hardly_in_clean_ones(l
     assert flagged[True] >= 16
 
 
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        "Antibiotics bring little gain and can cause diarrhoea",
+        "Skip the leftover antibiotic drops from other children",
+        "Antibiotics are best avoided",
+    ],
+)
+def test_a_denial_of_what_the_evidence_discourages_is_no_contradiction(evidence, verdict):
+    assert verdict("No antibiotics", evidence) != CONTRADICTED
+    assert verdict("No antibiotics", "Give antibiotics for five days") == CONTRADICTED
+
+
 def test_more_may_be_needed_than_most_words(verdict):
     statement, evidence = "Sudden chest pain radiating sideways.", "Sudden chest pain radiating."
     assert verdict(statement, evidence) == SUPPORTED

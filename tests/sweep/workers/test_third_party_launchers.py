@@ -24,7 +24,7 @@ def test_a_sweep_through_a_launcher_of_a_cluster(sweeps, launcher):
     (trial,) = sweeps.trials()
     kept = json.loads((sweeps.folder / "0/outcome.json").read_text())
     assert kept["metrics"]["result/loss_after"] == trial.value
-    parent, nested = sorted(sweeps.doors.runs(), key=lambda run: run.info.run_name != "s")
+    parent, nested = sorted(sweeps.tiny_runs.runs(), key=lambda run: run.info.run_name != "s")
     assert nested.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert not (sweeps.folder / "0/trial.json").exists()
 
