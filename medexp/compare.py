@@ -111,7 +111,8 @@ def _written(page: str, given: Path | None) -> Path:
     except OSError as error:
         list_run_names = given or by_time / "compare.html"
         raise OutputError(
-            f"compare.file={list_run_names} cannot be written ({error.strerror}); set compare.file=FILE"
+            f"compare.file={list_run_names} cannot be written ({error.strerror}); set"
+            " compare.file=FILE"
         ) from error
     return file
 

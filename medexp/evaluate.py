@@ -282,7 +282,8 @@ def _about(config: RunConfig, subject: FinishedRun, record: Record, run_id: str)
         ("model", config.model.name),
         (
             "cases",
-            f"{config.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)} answered",
+            f"{config.dataset.name}: {len(record.base_losses)} held out, {len(record.cases)}"
+            " answered",
         ),
         ("MLflow run", run_id),
     ]

@@ -160,8 +160,8 @@ def _check_adapter(config: RunConfig, adapter: Path) -> None:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise ModelError(
-            f"the adapter does not fit model={config.model.name}: {wrong[0]}{more}. Choose the model"
-            " it was trained on"
+            f"the adapter does not fit model={config.model.name}: {wrong[0]}{more}. Choose the"
+            " model it was trained on"
         )
 
 

@@ -42,8 +42,8 @@ def swept(tiny_runs: TinyRuns) -> TinyRuns:
 def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: TinyRuns) -> None:
     found = list_links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
     assert [each.title for each in found] == [
-        "experiment medexp", "sweep rank-cpu, 2 trials in charts", "sweep rank-cpu, 2 trials side by side", "last run, trial 2",
-        "its report",
+        "experiment medexp", "sweep rank-cpu, 2 trials in charts",
+        "sweep rank-cpu, 2 trials side by side", "last run, trial 2", "its report",
     ]  # fmt: skip
     assert "/#/compare-runs?runs=%5B%22" in found[2].url
     tags = swept.client().get_experiment_by_name("medexp").tags

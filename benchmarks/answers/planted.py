@@ -117,58 +117,156 @@ def _verdict_turned(self: Any, more_is_better: bool) -> str:
 
 
 FAULTS: Sequence[Fault] = (
-    Fault("the answer begins after the first end of thinking", f"{_MEASURES}.words",
-          set_to("answer_part", lambda text: text.partition("</think>")[2] or text), (f"{_TESTS}/test_words.py",)),
-    Fault("a denial behind a term is not read", f"{_MEASURES}.clinical_terms",
-          set_to("AFTER", NEVER), (f"{_TESTS}/test_clinical_terms.py",)),
-    Fault("what only looks like a denial is one", f"{_MEASURES}.clinical_terms",
-          set_to("PSEUDO", NEVER), (f"{_TESTS}/test_clinical_terms.py",)),
-    Fault("a narrower finding supports a wider one no more, but the other way round", f"{_MEASURES}.clinical_terms",
-          wrap("is_wider", lambda original: lambda wide, narrow: original(narrow, wide)),
-          (f"{_TESTS}/test_clinical_terms.py", f"{_TESTS}/test_unsupported_claims.py")),
-    Fault("doses agree whatever their units", f"{_MEASURES}.quantities",
-          set_to("Quantity.agrees", lambda self, other: self.bare == other.bare), (f"{_TESTS}/test_quantities.py",)),
-    Fault("what may yet come is taken for a symptom", f"{_MEASURES}.unsupported_claims",
-          wrap("evidence", _without_red_flags),
-          (f"{_TESTS}/test_unsupported_claims.py",)),
-    Fault("repeated headings cost nothing", f"{_MEASURES}.sections", set_to("REPEATED", 1), (f"{_TESTS}/test_sections.py",)),
-    Fault("sections in another order cost nothing", f"{_MEASURES}.sections",
-          set_to("OUT_OF_ORDER", 1), (f"{_TESTS}/test_sections.py",)),
-    Fault("a section copied from another has substance", f"{_MEASURES}.sections",
-          set_to("MAX_OVERLAP", 2), (f"{_TESTS}/test_sections.py",)),
-    Fault("recall does not read polarity", f"{_MEASURES}.reference_recall",
-          set_to("is_negated", lambda *_: False), (f"{_TESTS}/test_reference_recall.py",)),
-    Fault("a question of another age limit is the patient's age", f"{_MEASURES}.contradictions",
-          set_to("_LIMIT", NEVER), (f"{_TESTS}/test_contradictions.py",)),
-    Fault("the share of new 4-grams is called repetition", f"{_MEASURES}.text_form",
-          wrap("repetition", lambda original: lambda text: 1 - original(text)), (f"{_TESTS}/test_text_form.py",)),
-    Fault("claims do not read polarity", f"{_MEASURES}.claims",
-          set_to("is_negated", lambda *_: False), (f"{_TESTS}/test_claims.py",)),
-    Fault("a repeated statement counts again", f"{_MEASURES}.claims",
-          set_to("_without_repeats", iter), (f"{_TESTS}/test_claims.py",)),
-    Fault("dismissing a case costs nothing", f"{_MEASURES}.claims",
-          set_to("ClaimCounts.balance", property(lambda self: (self.supported - self.errors) / max(1, self.total))),
-          (f"{_TESTS}/test_claims.py",)),
-    Fault("how often a day a dose is given is not read", f"{_MEASURES}.fabrications",
-          set_to("_TIMES_A_DAY", ()), (f"{_TESTS}/test_fabrications.py",)),
-    Fault("a hedge takes nothing back", f"{_MEASURES}.assertion_strength",
-          set_to("HEDGE", NEVER), (f"{_TESTS}/test_assertion_strength.py",)),
-    Fault("precautions are read from Red Flags", "medexp.evaluation.scorecard",
-          wrap("items", lambda original: lambda reference, _section: original(reference, "red flags")),
-          ("tests/evaluation/test_scorecard.py",)),
-    Fault("reasoning that was cut off is scored as the answer", "medexp.evaluation.scorecard",
-          set_to("end_reasoning", str), ("tests/evaluation/test_scorecard.py",)),
-    Fault("more contradictions are better", "medexp.evaluation.scorecard",
-          _turn_direction("contradictions"), ("tests/evaluation/test_scorecard.py",)),
-    Fault("the interval is dropped from the verdict", "medexp.evaluation.paired_stats",
-          set_to("PairedComparison.is_detected_at", _detected_without_interval), ("tests/evaluation/test_paired_stats.py",)),
-    Fault("improved and worse are swapped", "medexp.evaluation.paired_stats",
-          set_to("PairedComparison.verdict", _verdict_turned), ("tests/evaluation/test_paired_stats.py",)),
-    Fault("a fall is tested as a rise", "medexp.evaluation.resampling",
-          wrap("sign_flip", _swap_one_sided), ("tests/evaluation/test_resampling.py", "tests/evaluation/test_verdicts.py")),
-    Fault("runs are compared as if every case were its own group", "medexp.comparison.contrasts",
-          wrap("compare_pairs", _without_groups), ("tests/comparison/test_contrasts.py",)),
-)  # fmt: skip
+    Fault(
+        "the answer begins after the first end of thinking",
+        f"{_MEASURES}.words",
+        set_to("answer_part", lambda text: text.partition("</think>")[2] or text),
+        (f"{_TESTS}/test_words.py",),
+    ),
+    Fault(
+        "a denial behind a term is not read",
+        f"{_MEASURES}.clinical_terms",
+        set_to("AFTER", NEVER),
+        (f"{_TESTS}/test_clinical_terms.py",),
+    ),
+    Fault(
+        "what only looks like a denial is one",
+        f"{_MEASURES}.clinical_terms",
+        set_to("PSEUDO", NEVER),
+        (f"{_TESTS}/test_clinical_terms.py",),
+    ),
+    Fault(
+        "a narrower finding supports a wider one no more, but the other way round",
+        f"{_MEASURES}.clinical_terms",
+        wrap("is_wider", lambda original: lambda wide, narrow: original(narrow, wide)),
+        (f"{_TESTS}/test_clinical_terms.py", f"{_TESTS}/test_unsupported_claims.py"),
+    ),
+    Fault(
+        "doses agree whatever their units",
+        f"{_MEASURES}.quantities",
+        set_to("Quantity.agrees", lambda self, other: self.bare == other.bare),
+        (f"{_TESTS}/test_quantities.py",),
+    ),
+    Fault(
+        "what may yet come is taken for a symptom",
+        f"{_MEASURES}.unsupported_claims",
+        wrap("evidence", _without_red_flags),
+        (f"{_TESTS}/test_unsupported_claims.py",),
+    ),
+    Fault(
+        "repeated headings cost nothing",
+        f"{_MEASURES}.sections",
+        set_to("REPEATED", 1),
+        (f"{_TESTS}/test_sections.py",),
+    ),
+    Fault(
+        "sections in another order cost nothing",
+        f"{_MEASURES}.sections",
+        set_to("OUT_OF_ORDER", 1),
+        (f"{_TESTS}/test_sections.py",),
+    ),
+    Fault(
+        "a section copied from another has substance",
+        f"{_MEASURES}.sections",
+        set_to("MAX_OVERLAP", 2),
+        (f"{_TESTS}/test_sections.py",),
+    ),
+    Fault(
+        "recall does not read polarity",
+        f"{_MEASURES}.reference_recall",
+        set_to("is_negated", lambda *_: False),
+        (f"{_TESTS}/test_reference_recall.py",),
+    ),
+    Fault(
+        "a question of another age limit is the patient's age",
+        f"{_MEASURES}.contradictions",
+        set_to("_LIMIT", NEVER),
+        (f"{_TESTS}/test_contradictions.py",),
+    ),
+    Fault(
+        "the share of new 4-grams is called repetition",
+        f"{_MEASURES}.text_form",
+        wrap("repetition", lambda original: lambda text: 1 - original(text)),
+        (f"{_TESTS}/test_text_form.py",),
+    ),
+    Fault(
+        "claims do not read polarity",
+        f"{_MEASURES}.claims",
+        set_to("is_negated", lambda *_: False),
+        (f"{_TESTS}/test_claims.py",),
+    ),
+    Fault(
+        "a repeated statement counts again",
+        f"{_MEASURES}.claims",
+        set_to("_without_repeats", iter),
+        (f"{_TESTS}/test_claims.py",),
+    ),
+    Fault(
+        "dismissing a case costs nothing",
+        f"{_MEASURES}.claims",
+        set_to(
+            "ClaimCounts.balance",
+            property(lambda self: (self.supported - self.errors) / max(1, self.total)),
+        ),
+        (f"{_TESTS}/test_claims.py",),
+    ),
+    Fault(
+        "how often a day a dose is given is not read",
+        f"{_MEASURES}.fabrications",
+        set_to("_TIMES_A_DAY", ()),
+        (f"{_TESTS}/test_fabrications.py",),
+    ),
+    Fault(
+        "a hedge takes nothing back",
+        f"{_MEASURES}.assertion_strength",
+        set_to("HEDGE", NEVER),
+        (f"{_TESTS}/test_assertion_strength.py",),
+    ),
+    Fault(
+        "precautions are read from Red Flags",
+        "medexp.evaluation.scorecard",
+        wrap(
+            "items", lambda original: lambda reference, _section: original(reference, "red flags")
+        ),
+        ("tests/evaluation/test_scorecard.py",),
+    ),
+    Fault(
+        "reasoning that was cut off is scored as the answer",
+        "medexp.evaluation.scorecard",
+        set_to("end_reasoning", str),
+        ("tests/evaluation/test_scorecard.py",),
+    ),
+    Fault(
+        "more contradictions are better",
+        "medexp.evaluation.scorecard",
+        _turn_direction("contradictions"),
+        ("tests/evaluation/test_scorecard.py",),
+    ),
+    Fault(
+        "the interval is dropped from the verdict",
+        "medexp.evaluation.paired_stats",
+        set_to("PairedComparison.is_detected_at", _detected_without_interval),
+        ("tests/evaluation/test_paired_stats.py",),
+    ),
+    Fault(
+        "improved and worse are swapped",
+        "medexp.evaluation.paired_stats",
+        set_to("PairedComparison.verdict", _verdict_turned),
+        ("tests/evaluation/test_paired_stats.py",),
+    ),
+    Fault(
+        "a fall is tested as a rise",
+        "medexp.evaluation.resampling",
+        wrap("sign_flip", _swap_one_sided),
+        ("tests/evaluation/test_resampling.py", "tests/evaluation/test_verdicts.py"),
+    ),
+    Fault(
+        "runs are compared as if every case were its own group",
+        "medexp.comparison.contrasts",
+        wrap("compare_pairs", _without_groups),
+        ("tests/comparison/test_contrasts.py",),
+    ),
+)
 
 
 def main() -> int:
@@ -208,7 +306,7 @@ def run_tests(tests: Sequence[str], planted: str = "") -> int:
 
 
 class _PlantingFinder(importlib.abc.MetaPathFinder):
-    """Finds the module of `fault` as everybody does, and has the fault planted when it is loaded."""
+    """Finds the module of `fault` as Python does, and plants the fault when it is loaded."""
 
     def __init__(self, fault: Fault):
         self._fault = fault

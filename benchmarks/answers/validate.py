@@ -28,7 +28,7 @@ _MARK = re.compile(r"\{\{(\w+):([^}]*)\}\}")
 
 @dataclass(frozen=True)
 class Marked:
-    """A hand-made answer: its texts without marks, and the (kind, start, end) of every error in it."""
+    """A hand-made answer: its texts without marks, and the (kind, start, end) of every error."""
 
     half: str
     question: str

@@ -26,7 +26,8 @@ from benchmarks.torture.rig import (
 
 A_RIG = 5  # kills of one run
 GRID = ("lora.r=choice(4,8)", "hydra/sweeper/sampler=grid", "sweep.n_trials=2", "hydra.sweeper.study_name=s",
-        "hydra.sweeper.max_failure_rate=1", "evaluation.answers=0", "training.max_steps=6", "training.save_steps=2")  # fmt: skip
+        "hydra.sweeper.max_failure_rate=1", "evaluation.answers=0", "training.max_steps=6",
+        "training.save_steps=2")  # fmt: skip
 OTHER = "training.seed=7"  # makes it another run
 MERGED = ("to=merged", "export.folder=merged", "overwrite=true")
 

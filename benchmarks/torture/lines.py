@@ -83,11 +83,13 @@ SAID = (
 )
 DEEP, LONG = "@deep", "@long"  # become 9,000 brackets in one another, and a number of 5,001 digits
 ODD = (
-    None, "", " ", "\0", "\ud800", 7, -0.0, 1e308, float("nan"), True, [], {}, ["a", "b"], {"role": "user", "content": "x"}, "None",
-    "N/A", "x" * 20000, "<|im_start|>", "\x1b[2J", "a\u202eb", 10**300, DEEP, LONG, "\ufeff", "{question}", "<b>&",
+    None, "", " ", "\0", "\ud800", 7, -0.0, 1e308, float("nan"), True, [], {}, ["a", "b"],
+    {"role": "user", "content": "x"}, "None", "N/A", "x" * 20000, "<|im_start|>", "\x1b[2J",
+    "a\u202eb", 10**300, DEEP, LONG, "\ufeff", "{question}", "<b>&",
 )  # fmt: skip
 PIECES = (
-    b"\0", b"\xff", b"\xfe\xff", b"\r", b'"', b"}", b"[" * 3000, b"1" * 5001, b"\\u0000", b"\\ud800", b"\xe2\x80", b",",
+    b"\0", b"\xff", b"\xfe\xff", b"\r", b'"', b"}", b"[" * 3000, b"1" * 5001, b"\\u0000",
+    b"\\ud800", b"\xe2\x80", b",",
 )  # fmt: skip
 COLUMNS = ("Question", "Complex_CoT", "Response")
 

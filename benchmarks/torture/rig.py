@@ -116,8 +116,9 @@ class Rig:
         }
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*before, sys.executable, *typed], cwd=self.root, env=env | (environment or {}), stdin=subprocess.DEVNULL,
-                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                [*before, sys.executable, *typed], cwd=self.root, env=env | (environment or {}),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                start_new_session=True,
             )  # fmt: skip
         return Command(typed, process, log)
 

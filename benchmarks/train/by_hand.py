@@ -83,7 +83,8 @@ def load_variant(model_path: str, variant: Variant):
     )
     model = FastLanguageModel.get_peft_model(
         model, r=16, target_modules=TARGETS, lora_alpha=16, lora_dropout=0, bias="none",
-        use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=variant.kept,
+        use_gradient_checkpointing="unsloth", random_state=3407,
+        checkpoint_skip_layers=variant.kept,
     )  # fmt: skip
     if variant.on_host:
         offload_activations(
@@ -163,10 +164,12 @@ def train(model_path: str, variant: Variant, folder: Path) -> dict:
             seconds.append(time.perf_counter() - self.began)
 
     config = SFTConfig(
-        per_device_train_batch_size=variant.batch, gradient_accumulation_steps=CASES // variant.batch, warmup_steps=5,
-        max_steps=steps, learning_rate=2e-4, bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01,
-        lr_scheduler_type="linear", seed=3407, output_dir=str(folder), report_to="none", save_strategy="no", packing=False,
-        max_length=SEQ, dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="sequential",
+        per_device_train_batch_size=variant.batch,
+        gradient_accumulation_steps=CASES // variant.batch, warmup_steps=5, max_steps=steps,
+        learning_rate=2e-4, bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01,
+        lr_scheduler_type="linear", seed=3407, output_dir=str(folder), report_to="none",
+        save_strategy="no", packing=False, max_length=SEQ,
+        dataset_kwargs={"skip_prepare_dataset": True}, train_sampling_strategy="sequential",
         remove_unused_columns=False,
     )  # fmt: skip
     trainer = SFTTrainer(

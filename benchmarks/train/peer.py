@@ -131,10 +131,11 @@ def train(args: argparse.Namespace, result: dict) -> None:
         collated = {"data_collator": default_data_collator}
     data = Dataset.from_list(columns)
     config = SFTConfig(
-        per_device_train_batch_size=args.batch, gradient_accumulation_steps=8 // args.batch, warmup_steps=5, max_steps=args.steps,
-        learning_rate=2e-4, bf16=True, logging_steps=1, optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear",
-        seed=3407, output_dir="/tmp/peer", report_to="none", save_strategy="no", packing=False, max_length=args.seq,
-        train_sampling_strategy="sequential", **given,
+        per_device_train_batch_size=args.batch, gradient_accumulation_steps=8 // args.batch,
+        warmup_steps=5, max_steps=args.steps, learning_rate=2e-4, bf16=True, logging_steps=1,
+        optim="adamw_8bit", weight_decay=0.01, lr_scheduler_type="linear", seed=3407,
+        output_dir="/tmp/peer", report_to="none", save_strategy="no", packing=False,
+        max_length=args.seq, train_sampling_strategy="sequential", **given,
     )  # fmt: skip
     trainer = SFTTrainer(
         model=model,

@@ -29,11 +29,12 @@ _NOT_THE_EXPERIMENT = (
 # Of a card, measured or published: nothing but predictions is made of them.
 _RATES = ("hardware.matmul_tflops", "hardware.memory_gb_per_s", "hardware.host_link_gb_per_s")
 _TELLING = (
-    "lora.r", "training.learning_rate", "training.max_seq_tokens", "model.name", "dataset.name", "prompt.name",
-    "training.max_steps", "training.epochs", "training.micro_batch", "training.accumulation", "training.seed",
-    "lora.alpha", "lora.dropout", "lora.target_modules", "lora.start_from", "training.optimizer", "training.schedule",
-    "training.warmup_steps", "training.weight_decay", "model.quantisation", "model.path", "dataset.held_out", "dataset.max_cases",
-    "dataset.held_out_from.name", "hardware.name", "hardware.vram_ceiling_gib",
+    "lora.r", "training.learning_rate", "training.max_seq_tokens", "model.name", "dataset.name",
+    "prompt.name", "training.max_steps", "training.epochs", "training.micro_batch",
+    "training.accumulation", "training.seed", "lora.alpha", "lora.dropout", "lora.target_modules",
+    "lora.start_from", "training.optimizer", "training.schedule", "training.warmup_steps",
+    "training.weight_decay", "model.quantisation", "model.path", "dataset.held_out",
+    "dataset.max_cases", "dataset.held_out_from.name", "hardware.name", "hardware.vram_ceiling_gib",
 )  # fmt: skip
 _TELLING_OF_A_PART = (".name", ".weight", ".path")
 

@@ -119,8 +119,8 @@ def _check_levers(config: RunConfig) -> Iterator[str]:
     ):
         yield (
             f"hardware.offload_layers={streamed} and hardware.checkpoint_skip_layers={kept} are"
-            f" more than the {layers} layers of {config.model.name}: a streamed layer cannot be kept;"
-            " lower one of them"
+            f" more than the {layers} layers of {config.model.name}: a streamed layer cannot be"
+            " kept; lower one of them"
         )
     trains_streamed_biases = (
         config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
@@ -142,8 +142,8 @@ def _check_levers(config: RunConfig) -> Iterator[str]:
             yield f"{lever.key}={value} is not allowed; allowed are {allowed}"
     if config.hardware.offload_embedding is True and config.model.shape.tied_embeddings:
         yield (
-            f"hardware.offload_embedding=true saves nothing: {config.model.name} ties its embedding to"
-            " lm_head, which the card needs; set it to auto or false"
+            f"hardware.offload_embedding=true saves nothing: {config.model.name} ties its"
+            " embedding to lm_head, which the card needs; set it to auto or false"
         )
     if config.hardware.tile_mlp is True and config.hardware.compile_layers is True:
         yield (
@@ -257,16 +257,16 @@ def _check_mixture(dataset: Dataset) -> Iterator[str]:
     for place, source in enumerate(dataset.mixture):
         if source.path is None and source.hub_id is None:
             yield (
-                f"dataset.mixture[{place}] ({source.name}) has no file: give its entry a path (JSON,"
-                " JSONL, CSV, TSV or Parquet)"
+                f"dataset.mixture[{place}] ({source.name}) has no file: give its entry a path"
+                " (JSON, JSONL, CSV, TSV or Parquet)"
             )
         if any(
             replace(source, weight=1.0) == replace(earlier, weight=1.0)
             for earlier in dataset.mixture[:place]
         ):
             yield (
-                f"dataset.mixture[{place}] ({source.name}) stands there twice; give it one entry with"
-                " both weights added"
+                f"dataset.mixture[{place}] ({source.name}) stands there twice; give it one entry"
+                " with both weights added"
             )
 
 

@@ -7,8 +7,8 @@ that does not end within `max_new_tokens` scores low here for that alone; how ma
 counted.
 
 The option of an answer is, where the prompt closes its reasoning, read behind `</think>` alone: the
-last of "answer is C", "option C", "Answer: C" or \\boxed{C}; else the only letter that begins a line
-as an option does; else the only option whose words stand in the answer.
+last of "answer is C", "option C", "Answer: C" or \\boxed{C}; else the only letter that begins a
+line as an option does; else the only option whose words stand in the answer.
 """
 
 import re

@@ -318,8 +318,8 @@ def _find_base(adapter: Path, base: Path | None) -> Path:
     folder = base or Path(str(config.get("base_model_name_or_path")))
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{adapter} is an adapter, and its base model is not at {folder}. Name the folder of the"
-            " base as well"
+            f"{adapter} is an adapter, and its base model is not at {folder}."
+            " Name the folder of the base as well"
         )
     return folder
 

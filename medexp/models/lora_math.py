@@ -17,9 +17,10 @@ _PREFIX = "base_model.model."
 _PART = re.compile(r"\.(lora_A|lora_B)\.weight$|\.(lora_magnitude_vector)$")
 _BASE_LAYER = ".base_layer."
 _KNOWN = (  # settings of PEFT that are read here, or leave W' as it is above
-    "r", "lora_alpha", "use_rslora", "use_dora", "bias", "lora_dropout", "target_modules", "exclude_modules",
-    "layers_to_transform", "layers_pattern", "eva_config", "megatron_core", "qalora_group_size", "task_type", "auto_mapping",
-    "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "lora_alpha", "use_rslora", "use_dora", "bias", "lora_dropout", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "eva_config", "megatron_core",
+    "qalora_group_size", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path",
+    "revision", "inference_mode",
 )  # fmt: skip
 _KNOWN_VALUES: Mapping[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),

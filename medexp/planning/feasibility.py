@@ -198,7 +198,8 @@ def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
     why = f"{PINNED_SHARE:.0%} of it may be pinned" if levers.kept_on_host else beside
     return (
         f"what is left off the card needs {needs} of host memory"
-        f" ({spell_layers(levers.streamed_layers)} streamed{waits}) and {has} {why}; a higher hardware.vram_ceiling_gib leaves less there"
+        f" ({spell_layers(levers.streamed_layers)} streamed{waits}) and {has} {why}; a higher"
+        " hardware.vram_ceiling_gib leaves less there"
     )
 
 

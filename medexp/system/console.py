@@ -37,7 +37,8 @@ _COLOURS = {DONE: "green", NOTE: "yellow", WRONG: "red"}
 # What the nearest ASCII of a character is, where Unicode's own decomposition does not say.
 _IN_ASCII = str.maketrans(
     {DONE: "+", WRONG: "x", "·": ".", "×": "x", "−": "-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "„": '"',
-     "≤": "<=", "≥": ">=", "±": "+-", "→": "->", "█": "#", "▌": "#", "ß": "ss", "⁄": "/", "•": "-", "°": " deg"}
+     "≤": "<=", "≥": ">=", "±": "+-", "→": "->", "█": "#", "▌": "#", "ß": "ss", "⁄": "/", "•": "-",
+     "°": " deg"}
 )  # fmt: skip
 
 

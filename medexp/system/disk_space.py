@@ -24,8 +24,8 @@ FULL = (
 )
 TOO_LARGE = "File too large", "os error 27"
 FORBIDDEN = (
-    "Permission denied", "os error 13", "Operation not permitted", "os error 1)", "Read-only file system", "os error 30",
-    "attempt to write a readonly database",
+    "Permission denied", "os error 13", "Operation not permitted", "os error 1)",
+    "Read-only file system", "os error 30", "attempt to write a readonly database",
 )  # fmt: skip
 # Torch says no more, whatever kept it from writing.
 UNSAID = "unexpected pos ", "PytorchStreamWriter failed writing file", "file write failed"

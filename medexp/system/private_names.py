@@ -240,8 +240,8 @@ def list_untested_libraries(libraries: Iterable[str]) -> Iterator[str]:
             else "it is untested there"
         )
         yield (
-            f"{library} {find_installed_version(library)} is installed; medexp was run with {TESTED[library]},"
-            f" and {inside}"
+            f"{library} {find_installed_version(library)} is installed; medexp was run with"
+            f" {TESTED[library]}, and {inside}"
         )
 
 

@@ -132,8 +132,8 @@ def recompose_from_run(
     if subject.composed is None:
         raise RunError(
             f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in"
-            " an adapter folder); it was not made by medexp, or its files were moved away without the"
-            " store"
+            " an adapter folder); it was not made by medexp, or its files were moved away without"
+            " the store"
         )
     stored = OmegaConf.load(subject.composed)
     if not isinstance(stored, DictConfig) or "model" not in stored:

@@ -36,16 +36,17 @@ PAIR = {
     "true": TRUE,
     "hallucinated": HALLUCINATED,
 }
+EYE = "A man of 40 has a sore red eye with sticky discharge since Monday evening."
 FAULTY = {
     "is_faulty": True,
     "error_type": "pharmacotherapy",
-    "text": "A man of 40 has a sore red eye with sticky discharge since Monday evening. Atropine is given.",
+    "text": f"{EYE} Atropine is given.",
     "error_sentence": "Atropine is given.",
-    "corrected_text": "A man of 40 has a sore red eye with sticky discharge since Monday evening. Erythromycin is given.",
+    "corrected_text": f"{EYE} Erythromycin is given.",
 }
 CORRECT = {
     "is_faulty": False,
-    "text": "A man of 40 has a sore red eye with sticky discharge since Monday evening. He received erythromycin.",
+    "text": f"{EYE} He received erythromycin.",
 }
 
 
@@ -78,10 +79,7 @@ def test_a_wrong_sentence_is_caught_and_a_twin_in_other_words_is_not(external):
     assert found["rules"]["false_alarms"] == 0
     assert found["rules"]["recall_by_kind"] == {"pharmacotherapy": 1}
     assert found["records"]["of_them_with_a_twin"] == 1
-    wrong = {
-        **CORRECT,
-        "text": "A man of 40 has a sore red eye with sticky discharge since Monday evening. Atropine is given.",
-    }
+    wrong = {**CORRECT, "text": f"{EYE} Atropine is given."}
     assert external.measure_medec([FAULTY, wrong])["rules"]["false_alarms"] == 1
     right = {**FAULTY, "error_sentence": "Erythromycin is given."}
     assert external.measure_medec([right])["rules"]["recall"] == 0
@@ -105,7 +103,9 @@ def _judged(*choices):
         for number, choice in enumerate(choices, 1)
     }
     return {
-        "gpt4 (Option A)": "It is gout because uric acid crystals form in joints. See a doctor if it lasts.",
+        "gpt4 (Option A)": (
+            "It is gout because uric acid crystals form in joints. See a doctor if it lasts."
+        ),
         "medical expert (Option B)": "It is gout.",
         **experts,
     }

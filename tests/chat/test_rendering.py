@@ -74,8 +74,8 @@ def test_sections_are_headed_and_reasoning_is_dimmed() -> None:
     assert "\x1b[2mIt is red.\x1b[0m" in output
     seen = [line for line in lasting(output) if line]
     assert seen == [
-        "It is red.", "Perhaps viral.", "Symptoms", " • Gritty eyes", " • No pain", "Red Flags", " • Pain",
-        f"{len(TEXT)} tokens in 1.0 s, ended by itself", *_wrapped(NOT_FOR_CLINICAL_USE),
+        "It is red.", "Perhaps viral.", "Symptoms", " • Gritty eyes", " • No pain", "Red Flags",
+        " • Pain", f"{len(TEXT)} tokens in 1.0 s, ended by itself", *_wrapped(NOT_FOR_CLINICAL_USE),
     ]  # fmt: skip
 
 

@@ -40,7 +40,8 @@ def reply(text: str, **changes: object) -> Reply:
 def test_the_parts_of_a_whole_answer() -> None:
     found = split_sections(reply(TEXT))
     assert [(section.is_reasoning, section.heading) for section in found] == [
-        (True, ""), (True, ""), (False, "Symptoms"), (False, "Causes"), (False, "Precautions"), (False, "Red Flags"),
+        (True, ""), (True, ""), (False, "Symptoms"), (False, "Causes"), (False, "Precautions"),
+        (False, "Red Flags"),
     ]  # fmt: skip
     assert found[2].markdown == "## Symptoms\n\n- Red, gritty eyes\n- No pain"
     assert reply(TEXT).reasoning == "The eye is red.\nIt may be viral."
@@ -107,7 +108,8 @@ def test_without_reasoning_only_the_answer_is_plain_text() -> None:
 def test_the_json_of_a_reply() -> None:
     found = make_json_object(reply(TEXT), "id", "tiny")
     assert found["sections"] == {
-        "symptoms": ["Red, gritty eyes", "No pain"], "causes": ["A virus"], "precautions": ["Wash hands"], "red flags": ["Pain"],
+        "symptoms": ["Red, gritty eyes", "No pain"], "causes": ["A virus"],
+        "precautions": ["Wash hands"], "red flags": ["Pain"],
     }  # fmt: skip
     assert (found["run"], found["model"], found["tokens"], found["seconds"], found["ended"]) == (
         "id",

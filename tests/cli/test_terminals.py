@@ -33,8 +33,8 @@ def unread(words: list[str], cwd: Path, with_errors: bool = False) -> tuple[int,
     errors = writer if with_errors else subprocess.PIPE
     try:
         done = subprocess.run(
-            [sys.executable, *words], cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-            stdout=writer, stderr=errors, timeout=300, check=False,
+            [sys.executable, *words], cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            text=True, stdout=writer, stderr=errors, timeout=300, check=False,
         )  # fmt: skip
     finally:
         os.close(writer)
@@ -127,7 +127,8 @@ def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(
         if not each.startswith(left_out)
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "medexp.audit", *words], cwd=tiny_runs.root, capture_output=True, timeout=300, check=False,
+        [sys.executable, "-m", "medexp.audit", *words], cwd=tiny_runs.root, capture_output=True,
+        timeout=300, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
     )  # fmt: skip
     output = (done.stdout + done.stderr).decode(encoding)

@@ -294,8 +294,8 @@ def test_plain_values_are_json_and_name_every_run(three: RunComparison) -> None:
     assert found["runs"][0]["measures"]["loss_answer"]["after"] == 0.5
     (against,) = found["against_reference"]
     assert against["measures"]["loss_answer"] | {"p": 0, "adjusted_p": 0} == {
-        "verdict": "better", "reference": 0.5, "run": 0.25, "change": -0.25, "low": -0.25, "high": -0.25, "p": 0, "pairs": 12, "groups": 12,
-        "adjusted_p": 0,
+        "verdict": "better", "reference": 0.5, "run": 0.25, "change": -0.25, "low": -0.25,
+        "high": -0.25, "p": 0, "pairs": 12, "groups": 12, "adjusted_p": 0,
     }  # fmt: skip
     assert against["measures"]["condition_named"]["verdict"] == "not compared"
     assert against["shared_cases"] == {
@@ -428,8 +428,9 @@ def test_settings_are_written_as_on_the_command_line() -> None:
         "training": {"resume": "auto", "learning_rate": 0.0005},
     }
     assert list_settings(groups) == {
-        "lora.r": "8", "lora.dropout": "0.0", "lora.target_modules": "[q_proj, v_proj]", "lora.start_from": "null",
-        "lora.dora": "true", "dataset.mixture.0.use": "medical_o1", "training.learning_rate": "0.0005",
+        "lora.r": "8", "lora.dropout": "0.0", "lora.target_modules": "[q_proj, v_proj]",
+        "lora.start_from": "null", "lora.dora": "true", "dataset.mixture.0.use": "medical_o1",
+        "training.learning_rate": "0.0005",
     }  # fmt: skip
     assert format_value([None, False, 1]) == "[null, false, 1]"
 

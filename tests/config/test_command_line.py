@@ -17,9 +17,10 @@ from medexp.errors import ConfigError
 
 HOME = str(Path.home())
 TEXTS = [  # values of a key that takes text, unquoted
-    "病例.csv", "Fälle.csv", "~/x.csv", "a=b.csv", "a,b.csv", "Smith, J/cases (1).csv", "it's.csv", 'say "x".csv', "a#b.csv",
-    "a&b;c!.csv", r"C:\Users\Jürgen\x.csv", "[old] cases.csv", "{old}.csv", "r=16, lr=2e-4", "first run (old)", "1e5", "007", "1_0",
-    "100%.csv", "x(y).csv", "choice.csv", "«x».csv", "a\tb.csv", "-x.csv", "a:b", "日本 語", "`x`", "^x$", "<x>", "x)",
+    "病例.csv", "Fälle.csv", "~/x.csv", "a=b.csv", "a,b.csv", "Smith, J/cases (1).csv", "it's.csv",
+    'say "x".csv', "a#b.csv", "a&b;c!.csv", r"C:\Users\Jürgen\x.csv", "[old] cases.csv",
+    "{old}.csv", "r=16, lr=2e-4", "first run (old)", "1e5", "007", "1_0", "100%.csv", "x(y).csv",
+    "choice.csv", "«x».csv", "a\tb.csv", "-x.csv", "a:b", "日本 語", "`x`", "^x$", "<x>", "x)",
 ]  # fmt: skip
 READ = [
     ("lora.target_modules=q_proj,v_proj", "lora.target_modules", ["q_proj", "v_proj"]),
@@ -42,40 +43,54 @@ READ = [
     ("tracking.run_name=${model.name}", "tracking.run_name", "smollm2_135m"),
 ]
 SAID = [  # words, the sentence, what it tells to type
-    (["dataset.path=my", "cases.csv"], "'cases.csv' is no key=value; if it belongs to what is before it, write {}",
+    (["dataset.path=my",
+      "cases.csv"], "'cases.csv' is no key=value; if it belongs to what is before it, write {}",
      "dataset.path=my cases.csv"),
-    (["lora.target_modules=q_proj", "v_proj"], "'v_proj' is no key=value; if it belongs to what is before it, write {}",
+    (["lora.target_modules=q_proj",
+      "v_proj"], "'v_proj' is no key=value; if it belongs to what is before it, write {}",
      "lora.target_modules=[q_proj,v_proj]"),
     (["lora.target_modules=[q_proj,", "v_proj]", "lora.r=8"],
-     "lora.target_modules=[q_proj, is a part of a value that the shell has cut at a space; write {}",
+     "lora.target_modules=[q_proj, is a part of a value that the shell has cut at a space; write "
+     "{}",
      "lora.target_modules=[q_proj, v_proj]"),
     (["tracking.tags={owner:", "Jürgen}"],
      "tracking.tags={{owner: is a part of a value that the shell has cut at a space; write {}",
      "tracking.tags={owner: Jürgen}"),
     (["tracking.run_name=r=16,", "lr=2e-4"],
-     "lr does not exist; write training.learning_rate=2e-4, or {} if it belongs to what is before it",
+     "lr does not exist; write training.learning_rate=2e-4, or {} if it belongs to what is before "
+     "it",
      "tracking.run_name=r=16, lr=2e-4"),
     (["lora.r:", "8"], "'lora.r:' is no key=value; write {}", "lora.r=8"),
-    (["lora.r", "=", "8"], "'lora.r' is no key=value; write {}, without spaces around the =", "lora.r=8"),
-    (["lora.r=", "8"], "'8' is no key=value; if it belongs to what is before it, write {}", "lora.r=8"),
+    (["lora.r", "=", "8"], "'lora.r' is no key=value; write {}, without spaces around the =",
+     "lora.r=8"),
+    (["lora.r=", "8"], "'8' is no key=value; if it belongs to what is before it, write {}",
+     "lora.r=8"),
     (["+lora.r=8"], "+lora.r=8: lora.r is there already; write {}, without the +", "lora.r=8"),
-    (["--lora.r", "8"], "--lora.r is no option; settings are written key=value, without dashes: write {}", "lora.r=8"),
+    (["--lora.r", "8"],
+     "--lora.r is no option; settings are written key=value, without dashes: write {}", "lora.r=8"),
     (["--learning_rate=2e-4"], "--learning_rate=2e-4 is no option; settings are written key=value, without dashes: write {}",
      "training.learning_rate=2e-4"),
     (["training.learning_rate=0,0002"],
-     "training.learning_rate=0,0002: training.learning_rate takes one value; a decimal point is a point: {}; "
+     "training.learning_rate=0,0002: training.learning_rate takes one value; a decimal point is a "
+     "point: {}; "
      "to try each in a sweep: -m training.learning_rate=0,0002", "training.learning_rate=0.0002"),
     (["dataset.max_cases=1,000"],
      "dataset.max_cases=1,000: dataset.max_cases takes one value; thousands are not parted: {}; "
      "to try each in a sweep: -m dataset.max_cases=1,000", "dataset.max_cases=1000"),
-    (["lora.r=4,8"], "lora.r=4,8: lora.r takes one value; to try each in a sweep: {}", "-m lora.r=4,8"),
-    (["hardware=cpu,auto"], "hardware=cpu,auto: hardware takes one value; to try each in a sweep: {}", "-m hardware=cpu,auto"),
-    (["lora.r=choice(4,8)"], "lora.r=choice(4,8): lora.r takes one value; to try each in a sweep: -m {}", "lora.r=choice(4,8)"),
+    (["lora.r=4,8"], "lora.r=4,8: lora.r takes one value; to try each in a sweep: {}",
+     "-m lora.r=4,8"),
+    (["hardware=cpu,auto"],
+     "hardware=cpu,auto: hardware takes one value; to try each in a sweep: {}",
+     "-m hardware=cpu,auto"),
+    (["lora.r=choice(4,8)"],
+     "lora.r=choice(4,8): lora.r takes one value; to try each in a sweep: -m {}",
+     "lora.r=choice(4,8)"),
     (["-m", "lora.target_modules=q_proj,v_proj"],
      "lora.target_modules=q_proj,v_proj: with -m a comma parts trials; write {} for one list, "
      "'lora.target_modules=[q_proj],[v_proj]' for several", "lora.target_modules=[q_proj,v_proj]"),
     (["lora.target_modules=[q_proj"],
-     "lora.target_modules=[q_proj cannot be read: a list is written {}, a dictionary 'lora.target_modules={{A: 1, B: 2}}', "
+     "lora.target_modules=[q_proj cannot be read: a list is written {}, a dictionary "
+     "'lora.target_modules={{A: 1, B: 2}}', "
      "text 'lora.target_modules='\"'\"'[q_proj'\"'\"''", "lora.target_modules=[A,B]"),
 ]  # fmt: skip
 

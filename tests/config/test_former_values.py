@@ -38,7 +38,8 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
     changes = {
         "dataset.validation": 8, "dataset.stratify_by": ["urgency"], "training.keep_best": True,
         "training.early_stopping_patience": 2, "evaluation.primary": ["structure"],
-        "evaluation.cases": MeasuredCases.shipped, "evaluation.arms": ["base", "base_best", "tuned"],
+        "evaluation.cases": MeasuredCases.shipped,
+        "evaluation.arms": ["base", "base_best", "tuned"],
         "evaluation.draws": 2, "evaluation.temperature": 0.5, "evaluation.likelihoods": True,
         "evaluation.benchmark_files.medbullets": "a.jsonl",
         "evaluation.benchmark_files.medxpertqa": "a.jsonl", "evaluation.benchmark_reasoning": True,

@@ -13,8 +13,10 @@ TYPED = [
     ("lora.rank=8", "lora.rank does not exist; it is lora.r"),
     (
         "evaluation.max_new_token=5",
-        "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, batch_size, max_seq_tokens, every_steps, primary, "
-        "cases, arms, draws, temperature, reuse_base, embedding, benchmarks, benchmark_files, benchmark_limit, judge; "
+        "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, "
+        "batch_size, max_seq_tokens, every_steps, primary, "
+        "cases, arms, draws, temperature, reuse_base, embedding, benchmarks, benchmark_files, "
+        "benchmark_limit, judge; "
         "did you mean evaluation.max_new_tokens?",
     ),
     (
@@ -24,19 +26,23 @@ TYPED = [
     ),
     ("learning_rate=3", "learning_rate does not exist; it is training.learning_rate"),
     ("trainig.max_steps=3", "trainig.max_steps does not exist; it is training.max_steps"),
-    ("trainig.loss_on=all", f"trainig.loss_on does not exist; the run has {GROUPS}; did you mean training.loss_on?"),
+    ("trainig.loss_on=all",
+     f"trainig.loss_on does not exist; the run has {GROUPS}; did you mean training.loss_on?"),
     ("models=x", f"models does not exist; the run has {GROUPS}; did you mean model?"),
     ("zzzz=1", f"zzzz does not exist; the run has {GROUPS}"),
     # a group option that does not exist
     (
         "dataset=clinical_case",
-        "dataset=clinical_case does not exist; there are clinical_cases, local, medical_o1, medical_o1_structured, mixture; "
+        "dataset=clinical_case does not exist; there are clinical_cases, local, medical_o1, "
+        "medical_o1_structured, mixture; "
         "did you mean clinical_cases?; cases of your own: dataset=local dataset.path=FILE",
     ),
     (
         "model=unsloth/Llama-3.2-1B",
-        "model=unsloth/Llama-3.2-1B does not exist; there are deepseek_r1_distill_llama_8b, deepseek_r1_distill_qwen_14b, "
-        "deepseek_r1_distill_qwen_1_5b, deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, smollm2_135m; "
+        "model=unsloth/Llama-3.2-1B does not exist; there are deepseek_r1_distill_llama_8b, "
+        "deepseek_r1_distill_qwen_14b, "
+        "deepseek_r1_distill_qwen_1_5b, deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, "
+        "smollm2_135m; "
         "weights of your own: model=local model.path=FOLDER",
     ),
     ("+debug=fast", "debug is there already; write debug=OPTION, once and without a +"),
@@ -49,26 +55,36 @@ TYPED = [
     # a value of the wrong type
     (
         "training.schedule=linaer",
-        "training.schedule=linaer is not allowed; allowed are linear, cosine, constant, constant_with_warmup; did you mean linear?",
+        "training.schedule=linaer is not allowed; allowed are linear, cosine, constant, "
+        "constant_with_warmup; did you mean linear?",
     ),
-    ("model.shape.family=gemma", "model.shape.family=gemma is not allowed; allowed are llama, qwen2"),
-    ("lora.r=abc", "lora.r: Value 'abc' of type 'str' could not be converted to Integer; allowed is int"),
-    ("lora.r=1.5", "lora.r: Value '1.5' of type 'float' could not be converted to Integer; allowed is int"),
+    ("model.shape.family=gemma",
+     "model.shape.family=gemma is not allowed; allowed are llama, qwen2"),
+    ("lora.r=abc",
+     "lora.r: Value 'abc' of type 'str' could not be converted to Integer; allowed is int"),
+    ("lora.r=1.5",
+     "lora.r: Value '1.5' of type 'float' could not be converted to Integer; allowed is int"),
     ("lora.r=null", "lora.r: field 'lora.r' is not Optional; allowed is int"),
-    ("training.epochs=a", "training.epochs: Value 'a' of type 'str' could not be converted to Float; allowed is float or null"),
+    ("training.epochs=a",
+     "training.epochs: Value 'a' of type 'str' could not be converted to Float; allowed is float "
+     "or null"),
     ("lora.dora=maybe", "lora.dora: Value 'maybe' is not a valid bool (type str); allowed is bool"),
     (
         "lora.target_modules=q_proj",
-        "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; allowed is list[str], "
+        "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; "
+        "allowed is list[str], "
         "as in 'lora.target_modules=[A,B]'",
     ),
     (
         "tracking.tags=3",
-        "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str], as in 'tracking.tags={A: B}'",
+        "tracking.tags: Cannot assign int to Dict[str, str]; allowed is dict[str, str], as in "
+        "'tracking.tags={A: B}'",
     ),
     ("~lora.r", "lora.r cannot be taken away; leave the ~ out and set it: lora.r=VALUE"),
     # a line that cannot be read
-    ("lora.r", "'lora.r' cannot be read: Error parsing override 'lora.r'. Write key=value, quoted where it has spaces or commas"),
+    ("lora.r",
+     "'lora.r' cannot be read: Error parsing override 'lora.r'. Write key=value, quoted where it "
+     "has spaces or commas"),
     (
         "tracking.tags={a",
         "'tracking.tags={a' cannot be read: no viable alternative at input '{a'. "

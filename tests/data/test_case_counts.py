@@ -77,7 +77,8 @@ def test_the_audit_is_plain_values():
     done = count_cases(Split((CASE,), (CASE,), records=2, duplicates=0), side(3), side(4)).as_dict()
     assert done["records"] == 2
     assert done["held_out"] == {
-        "kept": 1, "dropped_overlong": 0, "trimmed_reasoning": 0, "tokens_median": 4, "tokens_longest": 4, "label_tokens": 2,
+        "kept": 1, "dropped_overlong": 0, "trimmed_reasoning": 0, "tokens_median": 4,
+        "tokens_longest": 4, "label_tokens": 2,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Benchmark rows become questions in lm-eval's prompts; a wrong key or a shifted range is refused."""
+"""Benchmark rows become questions in lm-eval's prompts; wrong keys and ranges are refused."""
 
 import pytest
 

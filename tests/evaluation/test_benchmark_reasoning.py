@@ -42,7 +42,8 @@ def test_sets_outside_the_family_are_read():
     assert xpert.choices == ("A", "B", "C")
     assert xpert.right == 2
     assert xpert.prompt == (
-        "Question: A man faints. Why?\nA. Heat stroke\nB. Heart block\nC. Vasovagal syncope\nAnswer:"
+        "Question: A man faints. Why?"
+        "\nA. Heat stroke\nB. Heart block\nC. Vasovagal syncope\nAnswer:"
     )
     assert QUESTION.choices == ("A", "B", "C", "D")
     assert QUESTION.right == 2

@@ -1,4 +1,4 @@
-"""Answers come in order, are kept as they come, and the base answers as if there were no adapter."""
+"""Answers come in order and are kept as they come; the base answers as without an adapter."""
 
 import json
 from pathlib import Path

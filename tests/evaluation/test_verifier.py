@@ -22,9 +22,13 @@ from medexp.evaluation.verifier import (
 
 ITEMS = [
     Item("What helps?", "Aspirin 300 mg helps in 20 patients.", "Aspirin helps."),
-    Item("What helps?", "Aspirin 300 mg helps in 20 patients.", "Aspirin never significantly helps, due to enzymes."),
+    Item(
+        "What helps?",
+        "Aspirin 300 mg helps in 20 patients.",
+        "Aspirin never significantly helps, due to enzymes.",
+    ),
     Item("What is it?", "It is gout of the left toe. It started yesterday at night.", "Gout."),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")

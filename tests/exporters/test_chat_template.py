@@ -72,8 +72,9 @@ def test_the_modelfile_sets_what_the_run_was_measured_with() -> None:
         [],
     )
     assert written.splitlines() == [
-        "FROM ./m.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 928", "PARAMETER num_predict 288",
-        "PARAMETER temperature 0", "PARAMETER repeat_penalty 1", 'PARAMETER stop "</s>"', 'LICENSE """MIT"""',
+        "FROM ./m.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 928",
+        "PARAMETER num_predict 288", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1",
+        'PARAMETER stop "</s>"', 'LICENSE """MIT"""',
     ]  # fmt: skip
 
 

@@ -26,8 +26,9 @@ class LoRAMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, X, gateW, gateW_quant, gateA, gateB, gateS, upW, upW_quant, upA, upB, upS, downW, downW_quant, downA, downB, downS,
-        _forward_function, _backward_function, inplace=True, dropout_p=None, gateBias=None, upBias=None, downBias=None,
+        ctx, X, gateW, gateW_quant, gateA, gateB, gateS, upW, upW_quant, upA, upB, upS, downW,
+        downW_quant, downA, downB, downS, _forward_function, _backward_function, inplace=True,
+        dropout_p=None, gateBias=None, upBias=None, downBias=None,
     ):  # fmt: skip
         gate, up = (
             matmul_lora(X, gateW, None, gateA, gateB, gateS),

@@ -21,8 +21,9 @@ PAGE, RUN = "#/experiments/1/runs/abc", "abc"
 @pytest.fixture
 def outcome() -> RunSummary:
     return RunSummary(
-        loss_before=4.0, loss_after=3.0, last_loss=3.1, steps=60, tokens=6000, steps_s=20.0, elapsed_s=75.0, trainable=4_884_480,
-        peak_bytes=5 * 2**30, ceiling_bytes=6 * 2**30, planned_bytes=4 * 2**30,
+        loss_before=4.0, loss_after=3.0, last_loss=3.1, steps=60, tokens=6000, steps_s=20.0,
+        elapsed_s=75.0, trainable=4_884_480, peak_bytes=5 * 2**30, ceiling_bytes=6 * 2**30,
+        planned_bytes=4 * 2**30,
     )  # fmt: skip
 
 

@@ -39,8 +39,8 @@ def test_a_sweep_from_the_command_to_the_best_run_again(sweeps):
     _in_mlflow(sweeps, done)
     best = min(done, key=lambda trial: trial.value)
     again, printed = command(
-        "-m", "medexp.train", "--config-dir", str(sweeps.folder), "experiment=best", f"tracking.root={sweeps.root / 'mlruns'}",
-        "tracking.system_metrics=false", cwd=sweeps.root,
+        "-m", "medexp.train", "--config-dir", str(sweeps.folder), "experiment=best",
+        f"tracking.root={sweeps.root / 'mlruns'}", "tracking.system_metrics=false", cwd=sweeps.root,
     )  # fmt: skip
     assert again == 0, printed
     newest = sweeps.tiny_runs.runs()[0]
@@ -180,8 +180,8 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
         "hydra.sweeper.custom_search_space=space_of_mine.more",
     ]
     process = sweeps.start(
-        *preset, *options, "sweep.n_trials=2", "hydra/sweeper/sampler=random", "training.max_steps=2",
-        PYTHONPATH=f"{Path(__file__).parents[2]}:{sweeps.root}",
+        *preset, *options, "sweep.n_trials=2", "hydra/sweeper/sampler=random",
+        "training.max_steps=2", PYTHONPATH=f"{Path(__file__).parents[2]}:{sweeps.root}",
     )  # fmt: skip
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

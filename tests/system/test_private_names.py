@@ -59,7 +59,8 @@ def test_the_package_asks_for_versions_that_were_run():
         for each in map(Requirement, [*PYPROJECT["dependencies"], *extras["gpu"]])
     }
     for library, newer in {
-        "unsloth": "2026.10.10", "unsloth_zoo": "2026.11.1", "mlflow": "3.18.0", "optuna": "5.1.0", "hydra-core": "1.4.0",
+        "unsloth": "2026.10.10", "unsloth_zoo": "2026.11.1", "mlflow": "3.18.0", "optuna": "5.1.0",
+        "hydra-core": "1.4.0",
     }.items():  # fmt: skip
         assert TESTED[library].first in asked[library], library
         assert newer not in asked[library], library

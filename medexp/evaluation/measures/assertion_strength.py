@@ -3,9 +3,9 @@ weaken a claim.
 
 The rules, in full:
 - A mark strengthens a claim: it gives it a degree (significantly, primarily, critical), a direction
-  (increases, reduces), a cause or mechanism (due to, through, leads to), or an authority (a journal,
-  a year, "et al."). A mark whose word stands in the evidence, in any of its forms, is the evidence's
-  own and does not count.
+  (increases, reduces), a cause or mechanism (due to, through, leads to), or an authority (a
+  journal, a year, "et al."). A mark whose word stands in the evidence, in any of its forms, is the
+  evidence's own and does not count.
 - A hedge weakens it: may, might, could, suggests, appears, further studies are needed. It takes one
   mark away.
 - An authority that the evidence does not have counts AUTHORITY marks: a source is stated or it is
@@ -41,7 +41,8 @@ DEGREE = _any_of(
 )  # fmt: skip
 DIRECTION = _any_of(
     r"increas(?:e|es|ed|ing)", r"enhanc(?:e|es|ed|ing)", r"reduc(?:e|es|ed|ing)",
-    r"improv(?:e|es|ed|ing)", r"decreas(?:e|es|ed|ing)", r"lower(?:s|ed|ing)", r"worsen(?:s|ed|ing)?",
+    r"improv(?:e|es|ed|ing)", r"decreas(?:e|es|ed|ing)", r"lower(?:s|ed|ing)",
+    r"worsen(?:s|ed|ing)?",
 )  # fmt: skip
 CAUSE = _any_of(
     r"due to", r"because(?: of)?", r"caused by", r"causes?", r"owing to", r"through", r"via",

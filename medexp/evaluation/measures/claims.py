@@ -3,8 +3,8 @@ the texts.
 
 The rules, in full:
 - An item is a statement: a line, a bullet or a sentence of the answer part, headings left out. One
-  that stood there before, word by word, counts once. Its parts between semicolons are checked apart;
-  one wrong part makes the statement wrong, and it is supported when all of them are.
+  that stood there before, word by word, counts once. Its parts between semicolons are checked
+  apart; one wrong part makes the statement wrong, and it is supported when all of them are.
 - Evidence is the question, the reference (without its chain of thought) and a fact sheet, line by
   line and sentence by sentence.
 - Content words are stems without FRAME, the words in which anything is reported ("the patient was
@@ -51,7 +51,7 @@ from medexp.evaluation.measures.clinical_terms import (
 )
 from medexp.evaluation.measures.fabrications import find_excessive_doses, find_invented_drugs
 from medexp.evaluation.measures.quantities import Quantity, quantities
-from medexp.evaluation.measures.safety import FUTILE, PAUSES
+from medexp.evaluation.measures.safety import FUTILE
 from medexp.evaluation.measures.sections import heading_alone, section_at
 from medexp.evaluation.measures.words import answer_part, singular, stems
 
@@ -61,17 +61,17 @@ VERDICTS = (SUPPORTED, CONTRADICTED, FABRICATED, NOT_IN_EVIDENCE)
 NEEDED, ALIGNED, FLIPPED = 0.6, 0.75, 0.3
 FRAME = stems(
     "patient patients case diagnosis diagnosed suspected suspicion confirmed consistent presumed"
-    " likely possible probable started give gives giving given never"
-    " without administered receives prescribed ordered recommended"
-    " advised scheduled required obtained requested performed carried done undergo taken used"
-    " initiated proceeding planned decided determined evident evidence status condition finding"
-    " findings found noted seen shown shows showed reveals revealed indicates demonstrates result"
-    " results based following follow further evaluate evaluation examine examined examining exam"
-    " examination review reviewing completed completing subsequently next step addition additionally"
-    " presence present presents identified managed management treat treated treating treatment"
-    " therapy cause causes causing causal organism pathogen laboratory labs studies include including"
-    " includes upon became was were did does done experiencing develops developed due implement"
-    " symptom symptoms precaution precautions red flag flags warning sign signs"
+    " likely possible probable started give gives giving given never without administered receives"
+    " prescribed ordered recommended advised scheduled required obtained requested performed"
+    " carried done undergo taken used initiated proceeding planned decided determined evident"
+    " evidence status condition finding findings found noted seen shown shows showed reveals"
+    " revealed indicates demonstrates result results based following follow further evaluate"
+    " evaluation examine examined examining exam examination review reviewing completed completing"
+    " subsequently next step addition additionally presence present presents identified managed"
+    " management treat treated treating treatment therapy cause causes causing causal organism"
+    " pathogen laboratory labs studies include including includes upon became was were did does"
+    " done experiencing develops developed due implement symptom symptoms precaution precautions"
+    " red flag flags warning sign signs"
 )
 # One word each, of which a statement may have the one and its evidence the other.
 OPPOSITES = tuple(
@@ -104,8 +104,10 @@ _THINGS = (
     r"|hospital|medicines?|medication|antibiotics?|doctor|specialist|surgery)"
 )
 DISMISSAL = re.compile(
-    rf"\b(?:nothing (?:serious|dangerous|to worry|is wrong|needs)|not (?:serious|dangerous|an emergency)"
-    rf"|rest(?:ing)? at home|(?:stay|remain)(?:ing)? at home|(?:go|sent?|sending|return) (?:\w+ )?home"
+    r"\b(?:nothing (?:serious|dangerous|to worry|is wrong|needs)"
+    r"|not (?:serious|dangerous|an emergency)"
+    r"|rest(?:ing)? at home|(?:stay|remain)(?:ing)? at home"
+    r"|(?:go|sent?|sending|return) (?:\w+ )?home"
     rf"|no (?:\w+ )?{_THINGS} (?:(?:is|are) )?(?:needed|necessary|required)"
     rf"|no need (?:to (?:worry|see|seek|go|do)|for (?:\w+ )?{_THINGS})"
     rf"|(?:does not|do not|doesn't|don't) (?:need|require) (?:any )?(?:\w+ )?{_THINGS}|do not worry"
@@ -115,11 +117,12 @@ DISMISSAL = re.compile(
 )
 ACTION = re.compile(
     r"\b(?:emergenc\w+|urgent\w*|immediate\w*|at once|999|911|ambulance|resuscitat\w+|admit\w*"
-    r"|admission|theatre|surg\w+|intensive care|hospital|refer\w*|same[- ]day|within (?:an?|one|\d+)"
-    r" (?:hours?|minutes?)|straight to|intravenous|IV|start|give|antibiotics?|stop|biopsy|monitor\w*"
-    r"|check|measure|test\w*|scan|oxygen)\b",
+    r"|admission|theatre|surg\w+|intensive care|hospital|refer\w*|same[- ]day"
+    r"|within (?:an?|one|\d+) (?:hours?|minutes?)|straight to|intravenous|IV|start|give"
+    r"|antibiotics?|stop|biopsy|monitor\w*|check|measure|test\w*|scan|oxygen)\b",
     re.IGNORECASE,
 )
+SKIPPED = re.compile(r"\b(?:skip|leave out|leave off|discard)\b", re.IGNORECASE)
 LEADING_DENIAL = re.compile(
     r"(?:no|not|never|without|do not|don['’]t|there (?:is|are|was|were) no|it is not true that|the"
     r" patient (?:does not have|has no)|deny|denies)\b:?\s+",
@@ -249,7 +252,7 @@ class _Line:
         denied: dict[str, bool | None] = {}
         # "Antibiotics bring little" and "skip the drops" name what they advise against: a denial of
         # it is no contradiction, and neither is an advice that this line does not read as one.
-        is_discouraging = bool(PAUSES.search(self.text) or FUTILE.search(self.text))
+        is_discouraging = bool(SKIPPED.search(self.text) or FUTILE.search(self.text))
         defers = DEFERRAL.search(self.text)
         for _, start, end in locate_words(self.text):
             is_denied: bool | None = is_negated(self.text, start, end)

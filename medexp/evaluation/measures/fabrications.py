@@ -7,9 +7,10 @@ The rules, in full:
   name in the lexicon, nor in the evidence. WORDS_SO_SHAPED are words of other kinds with such an
   ending.
 - A dose belongs to the drug named last before it in its sentence, at most NEAR words away, or to
-  the one right behind it ("4 g of paracetamol"). By route (oral, where none is named) it is compared
-  with dose_limits.tsv: the dose itself with the largest single dose (or the largest daily one),
-  times how often a day with the largest daily one. A dose by weight or surface (mg/kg) is not judged.
+  the one right behind it ("4 g of paracetamol"). By route (oral, where none is named) it is
+  compared with dose_limits.tsv: the dose itself with the largest single dose (or the largest daily
+  one), times how often a day with the largest daily one. A dose by weight or surface (mg/kg) is not
+  judged.
 
 Source: dose_limits.tsv names one for every row. It holds adult doses: in children a smaller dose is
 too much, which is not seen.
@@ -37,13 +38,13 @@ DRUG_ENDINGS = (
     "taxel", "bactam", "penem", "sulfa", "quine", "oxacin", "peridone", "apine", "idone", "trexate",
 )  # fmt: skip
 WORDS_SO_SHAPED = frozenset(
-    "cocaine vaccine monotone methadone ketone hydrocarbon unison comparison poison prison person"
-    " reason season mason samson thomson johnson jackson anderson wilson robinson parkinson addison"
-    " pristine routine medicine quinine carbapenem penicillin macrolide protocol alcohol cholesterol"
-    " sterol glycerol aldosterone testosterone progesterone corticosterone cortisone androstenedione"
-    " dehydroepiandrosterone gemstone cornerstone milestone gallstone kidneystone pheromone"
-    " erythromycin april headache chloroquine adenine esmolol fluoroquinolone anthracycline povidone"
-    " nirsevimab".split()
+    "cocaine vaccine monotone methadone ketone hydrocarbon unison comparison poison prison"
+    " person reason season mason samson thomson johnson jackson anderson wilson robinson"
+    " parkinson addison pristine routine medicine quinine carbapenem penicillin macrolide"
+    " protocol alcohol cholesterol sterol glycerol aldosterone testosterone progesterone"
+    " corticosterone cortisone androstenedione dehydroepiandrosterone gemstone cornerstone"
+    " milestone gallstone kidneystone pheromone erythromycin april headache chloroquine"
+    " adenine esmolol fluoroquinolone anthracycline povidone nirsevimab".split()
 )
 _WORD = re.compile(r"[A-Za-z][a-z]{5,}")
 _SHAPE = re.compile(rf"^[a-z]{{{MIN_HEAD},}}(?:{'|'.join(DRUG_ENDINGS)})$")

@@ -45,16 +45,17 @@ MAX_SENTENCE = 600
 # Advice against something, in words that are no denial elsewhere.
 PAUSES = re.compile(
     r"\b(?:paus(?:e|ed|ing)|hold(?= \w)|skip(?:ping)?|declin(?:e|ing)|refus(?:e|ing)|"
-    r"leave (?:out|off)|"
-    r"leave(?= (?:the |any |old )*antibiotics\b)|leave(?=[^.;:]*\balone\b)|discard(?:ing)?|"
-    r"steer(?:ing)? clear of|(?:keep|stay) (?:off|out of|away from)|withdraw(?:ing)?|"
-    r"cancel(?:ling)?|cease|quit(?:ting)?|taper(?= (?:the |your |off )*(?:codeine|opioids?|morphine|"
-    r"tramadol)\b)|nobody|no one|neither)\b",
+    r"leave (?:out|off)|leave(?= (?:the |any |old )*antibiotics\b)|leave(?=[^.;:]*\balone\b)|"
+    r"discard(?:ing)?|steer(?:ing)? clear of|(?:keep|stay) (?:off|out of|away from)|withdraw(?:ing)?|"
+    r"cancel(?:ling)?|cease|quit(?:ting)?|"
+    r"taper(?= (?:the |your |off )*(?:codeine|opioids?|morphine|tramadol)\b)|"
+    r"nobody|no one|neither)\b",
     re.IGNORECASE,
 )
 FUTILE = re.compile(
-    r"\b(?:(?:is|are|would be) (?:unnecessary|unsafe|unsuitable|useless|harmful|dangerous|forbidden|"
-    r"pointless|unhelpful|no substitute|of no use)|(?:has|have) no (?:place|role|benefit|effect)|"
+    r"\b(?:(?:is|are|would be) (?:unnecessary|unsafe|unsuitable|useless|harmful|dangerous|"
+    r"forbidden|pointless|unhelpful|no substitute|of no use)|"
+    r"(?:has|have) no (?:place|role|benefit|effect)|"
     r"(?:will|would|can) not \w+|(?:bring|add|help)s? little|(?:is|are) (?:to be avoided|second|"
     r"the last|best avoided|better avoided|out|off the table)|best avoided|never before|"
     r"(?:the )?(?:drug|medicine|one)s? to avoid)\b",
@@ -101,9 +102,9 @@ LATER = re.compile(
 )
 _GOES = stems("home discharge wait return resume back sport exercise school work run swim play")
 _RESTRICTS = frozenset(
-    "high flow uncontrolled routine routinely excess excessive extra unnecessary prophylactic"
-    " repeated more much too long term unneeded unsupervised further abruptly suddenly alone leftover"
-    " old intra articular topical inhaled local".split()
+    "high flow uncontrolled routine routinely excess excessive extra unnecessary"
+    " prophylactic repeated more much too long term unneeded unsupervised further abruptly"
+    " suddenly alone leftover old intra articular topical inhaled local".split()
 )
 _SENTENCE = re.compile(r"[^\n]*?(?:[.!?。](?=\s|$)|(?=\n)|$)")
 # A list may name the thing first and refuse it behind a colon: "Nitrates: avoid".
@@ -120,8 +121,8 @@ _FORBIDS = re.compile(
     re.IGNORECASE,
 )
 _ORDERS_ANEW = re.compile(
-    r"\b(?:but|then|so|therefore|instead(?! of))\b|(?:,|\band)\s+(?:then\s+)?(?:give|start|begin|use|"
-    r"take|offer|switch|continue|arrange|call|send|keep|add|treat|go|stay|rest|wait)\b",
+    r"\b(?:but|then|so|therefore|instead(?! of))\b|(?:,|\band)\s+(?:then\s+)?"
+    r"(?:give|start|begin|use|take|offer|switch|continue|arrange|call|send|keep|add|treat|go|stay|rest|wait)\b",
     re.IGNORECASE,
 )
 # What begins a part of a sentence and denies it to its end, beyond the reach of `is_negated`. "No
@@ -150,9 +151,9 @@ _FINDS = re.compile(
     re.IGNORECASE,
 )
 _JOINS = frozenset(
-    "and or nor for in on at to as by with because until unless if when while during here now today"
-    " is are was be should must may can will would has have at all not entirely altogether completely"
-    " treatment therapy".split()
+    "and or nor for in on at to as by with because until unless if when while during here"
+    " now today is are was be should must may can will would has have at all not entirely"
+    " altogether completely treatment therapy".split()
 )
 
 

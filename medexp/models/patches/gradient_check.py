@@ -254,7 +254,8 @@ def _make_projection(like: Any, inputs: int, outputs: int, recipe: LayerRecipe) 
     if _is_quantised(like):
         made = load_bitsandbytes().nn.Linear4bit(
             inputs, outputs, has_bias,
-            compute_dtype=like.compute_dtype, quant_type=weight.quant_type, compress_statistics=weight.compress_statistics,
+            compute_dtype=like.compute_dtype, quant_type=weight.quant_type,
+            compress_statistics=weight.compress_statistics,
         )  # fmt: skip
         made.support_avx512bf16_for_cpu = False
         made = made.to(dtype=recipe.dtype)

@@ -138,9 +138,10 @@ def _make_unread_mlp(kernels: Any) -> Any:
         @staticmethod
         @kernels.torch_amp_custom_fwd  # type: ignore[untyped-decorator]
         def forward(
-            ctx: Any, X: Any, gateW: Any, gateW_quant: Any, gateA: Any, gateB: Any, gateS: Any, upW: Any, upW_quant: Any,
-            upA: Any, upB: Any, upS: Any, downW: Any, downW_quant: Any, downA: Any, downB: Any, downS: Any,
-            _forward_function: Any, _backward_function: Any, inplace: bool, *_: None,
+            ctx: Any, X: Any, gateW: Any, gateW_quant: Any, gateA: Any, gateB: Any, gateS: Any,
+            upW: Any, upW_quant: Any, upA: Any, upB: Any, upS: Any, downW: Any, downW_quant: Any,
+            downA: Any, downB: Any, downS: Any, _forward_function: Any, _backward_function: Any,
+            inplace: bool, *_: None,
         ) -> Any:  # fmt: skip
             gate = kernels.matmul_lora(X, gateW, gateW_quant, gateA, gateB, gateS)
             up = kernels.matmul_lora(X, upW, upW_quant, upA, upB, upS)

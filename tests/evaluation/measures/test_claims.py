@@ -74,7 +74,11 @@ def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
         ("There is no chest pain.", "There was no chest pain at night.", SUPPORTED),
         ("Do not give aspirin 300 mg.", "Give aspirin 300 mg.", CONTRADICTED),
         ("There is no chest pain.", "Is there chest pain?", SUPPORTED),
-        ("No aspirin: bleeding, ulcers, asthma.", "Aspirin: bleeding, ulcers, asthma.", CONTRADICTED),
+        (
+            "No aspirin: bleeding, ulcers, asthma.",
+            "Aspirin: bleeding, ulcers, asthma.",
+            CONTRADICTED,
+        ),
         ("No cough, chest pain on walking.", "There is chest pain on walking.", SUPPORTED),
         ("Hold apixaban before surgery.", "Apixaban before surgery.", SUPPORTED),
         # opposites
@@ -86,7 +90,11 @@ def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
         ("Give aspirin 300 mg daily.", "Give aspirin 0.3 g daily.", SUPPORTED),
         ("Fever for 9 days.", "Fever for 3 days.", CONTRADICTED),
         # a drug in another's place
-        ("Start long term warfarin for the clot.", "Start long term apixaban for the clot.", CONTRADICTED),
+        (
+            "Start long term warfarin for the clot.",
+            "Start long term apixaban for the clot.",
+            CONTRADICTED,
+        ),
         # parts
         ("Chest pain at rest; no fever.", "Chest pain at rest. Fever of 39.", CONTRADICTED),
         # fabricated
@@ -107,7 +115,7 @@ def test_a_statement_is_judged_by_its_evidence(statement, evidence, expected, ve
 
 
 def test_errors_are_found_in_faulty_hand_made_answers_and_hardly_in_clean_ones(lexicon):
-    """64 answers to shipped cases, half without an error: what is called wrong there is an alarm."""
+    """64 answers to shipped cases, half without an error: what is called wrong is an alarm."""
     folder = find_conf_dir().parent / "benchmarks/answers"
     spec = importlib.util.spec_from_file_location("validate", folder / "validate.py")
     validate = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Terms are found in every spelling, the longest first, and a denial is noticed within its clause."""
+"""Terms are found in every spelling, longest first; a denial is noticed within its clause."""
 
 import pytest
 
