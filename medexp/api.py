@@ -116,7 +116,7 @@ class LoadedRun:
         return self._responder[1].reply(question, lambda _: False, base=base)
 
     def evaluate(self, *overrides: str) -> Scorecard:
-        """Measure the run again, or more of it, as `python -m medexp.evaluate`; return the scorecard.
+        """Return the scorecard of the run measured again, or measured more, as the command does.
 
         `evaluate.rescore=true` scores the stored answers again and loads no model.
         """
@@ -161,9 +161,10 @@ class LoadedRun:
 
 
 def load_run(run: str = "last", tracking_root: str | None = None) -> LoadedRun:
-    """Return a finished run: its MLflow id, the folder of its adapter, `models:/NAME@ALIAS`, or last.
+    """Return the finished run that `run` names: an MLflow id, the folder of an adapter,
+    `models:/NAME@ALIAS`, or last.
 
-    `find_tracking_root` is the folder of MLflow's store, mlruns here where it is None.
+    `tracking_root` is the folder of MLflow's store, mlruns here where it is None.
     Raises: RunError where there is no such run.
     """
     from medexp.config import resolve

@@ -219,7 +219,7 @@ def _point_out_other_cases(subject: FinishedRun, sides: Split, console: Console)
 
 
 def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
-    """The questions of the benchmarks that have a local file, read before anything heavy is loaded."""
+    """Return the questions of the benchmarks with a local file, before anything heavy is loaded."""
     files = {
         Benchmark(name): Path(file)
         for name, file in vars(evaluation.benchmark_files).items()
@@ -276,7 +276,7 @@ def _tags(subject: FinishedRun) -> dict[str, object]:
 
 
 def _about(config: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> ReportHeader:
-    """What report.html says beside the measures: of a run in MLflow also its curves and its VRAM."""
+    """Return what report.html has beside the measures; for a run in MLflow also curves and VRAM."""
     facts = [
         ("evaluated", with_tilde(subject.asked)),
         ("model", config.model.name),

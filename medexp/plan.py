@@ -105,9 +105,10 @@ def _print_frontier(config: RunConfig, cells: list[planner.Cell], console: Conso
     """`cells` drawn, and in words the longest sequence at each rank."""
     rows = [(str(rank), *_find_longest(config, rank)) for rank in FRONTIER_RANKS]
     console.table("What fits: the longest sequence at each rank", ("rank", "longest", "plan"), rows)
-    title = f"{config.model.name}, hardware={config.hardware.name}, {config.hardware.vram_ceiling_gib:g} GiB"
+    hardware = config.hardware
+    title = f"{config.model.name}, hardware={hardware.name}, {hardware.vram_ceiling_gib:g} GiB"
     files = frontier_chart.draw_frontier(
-        cells, title, Path("outputs") / f"frontier-{config.model.name}-{config.hardware.name}"
+        cells, title, Path("outputs") / f"frontier-{config.model.name}-{hardware.name}"
     )
     console.result(f"Drawn: {files[0]} and {files[1]}")
 

@@ -39,7 +39,7 @@ def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | 
 def recompose(
     cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> "tuple[DictConfig, FinishedRun | None]":
-    """Return the config of the run that experiment=from_run makes again, and that run; else `cfg`."""
+    """Return the config of the run that experiment=from_run repeats, and that run; else `cfg`."""
     if not options.from_run and options.run is None:
         return cfg, None
     from medexp.tracking.rerun import recompose_for_rerun

@@ -1,4 +1,4 @@
-"""Measuring a finished run: what a training run keeps, the same figures again, and what is refused."""
+"""Measuring a finished run: what a training keeps, the same figures again, what is refused."""
 
 import json
 import shutil

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def swept(tiny_runs: TinyRuns) -> TinyRuns:
-    """A store with a study of three trials, two of them finished, and a run of its own before it."""
+    """A store with a study of three trials, two of them finished, and a lone run before it."""
     client = tiny_runs.client()
     experiment = client.create_experiment("medexp")
     lone = client.create_run(experiment, run_name="lone")

@@ -1,4 +1,5 @@
-"""Recipes beside each other on one CUDA card: what improves the form, and what it does to the medicine.
+"""Recipes beside each other on one CUDA card: what improves the form, and what that does to the
+medicine.
 
     python benchmarks/recipe/on_card.py --model /tmp/q/hf --o1 medical_o1_sample.json --out results/
 

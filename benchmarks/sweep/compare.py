@@ -169,7 +169,7 @@ def of_the_peer(
 
 
 def is_there(losses: list[float], target: float) -> bool:
-    """Did the last trial reach the target? Nothing after it is counted, so nothing after it is run."""
+    """Return whether the last trial reached the target; no trial after it is counted, or run."""
     return bool(losses) and losses[-1] <= target
 
 
@@ -262,8 +262,11 @@ def main() -> None:
         f" {surrogate.untuned:.4f}, {args.seeds} seeds"
     )
     for name, row in rows.items():
-        print(f"{name:42} median {row['median']:5.1f}  mean {row['mean']:5.1f}  worst {row['worst']:3}  missed {row['missed']:2}  "
-              f"out of memory {row['out_of_memory']:.1f}  refused {row['refused']:.1f}")  # fmt: skip
+        print(
+            f"{name:42} median {row['median']:5.1f}  mean {row['mean']:5.1f}"
+            f"  worst {row['worst']:3}  missed {row['missed']:2}"
+            f"  out of memory {row['out_of_memory']:.1f}  refused {row['refused']:.1f}"
+        )
 
 
 def _keep(file: Path, result: dict[str, object], rows: dict[str, dict[str, object]]) -> None:

@@ -25,15 +25,22 @@ from benchmarks.torture.rig import (
 )
 
 A_RIG = 5  # kills of one run
-GRID = ("lora.r=choice(4,8)", "hydra/sweeper/sampler=grid", "sweep.n_trials=2", "hydra.sweeper.study_name=s",
-        "hydra.sweeper.max_failure_rate=1", "evaluation.answers=0", "training.max_steps=6",
-        "training.save_steps=2")  # fmt: skip
+GRID = (
+    "lora.r=choice(4,8)",
+    "hydra/sweeper/sampler=grid",
+    "sweep.n_trials=2",
+    "hydra.sweeper.study_name=s",
+    "hydra.sweeper.max_failure_rate=1",
+    "evaluation.answers=0",
+    "training.max_steps=6",
+    "training.save_steps=2",
+)
 OTHER = "training.seed=7"  # makes it another run
 MERGED = ("to=merged", "export.folder=merged", "overwrite=true")
 
 
 class AttackResult:
-    """What a rig has to tell: how many kills there were, and what was not true after one of them."""
+    """What a rig has to tell: how many kills there were, and what was untrue after one of them."""
 
     def __init__(self, number: int):
         self.number, self.tried = number, 0
@@ -125,7 +132,7 @@ def _kill_after(
 def of_training(
     scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, kills: int
 ) -> AttackResult:
-    """Kill a training run `kills` times and let it end; now and then another run comes in between."""
+    """Kill a training run `kills` times and let it end; now and then another run comes between."""
     rng, rig, found = (
         random.Random(f"{seed}-train-{number}"),
         Rig(scratch / f"train-{number}", parts),

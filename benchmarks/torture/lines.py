@@ -185,7 +185,8 @@ def _refers(rng: random.Random, key: str, keys: Mapping[str, Any]) -> str:
 
 
 def _draw_mixture(rng: random.Random, _: str, __: Mapping[str, Any]) -> str:
-    return f"{rng.choice(('dataset.mixture', '+dataset.mixture', 'dataset.held_out_from'))}={rng.choice(ENTRIES)}"
+    key = rng.choice(("dataset.mixture", "+dataset.mixture", "dataset.held_out_from"))
+    return f"{key}={rng.choice(ENTRIES)}"
 
 
 def _misspelt(rng: random.Random, key: str, _: Mapping[str, Any]) -> str:

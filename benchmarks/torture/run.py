@@ -341,7 +341,8 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
             print(
                 f"    {finding['again']}"
                 if "again" in finding
-                else f"    {finding['last_line']}\n    lines {finding['numbers']}, {finding['times']} in all"
+                else f"    {finding['last_line']}\n"
+                f"    lines {finding['numbers']}, {finding['times']} in all"
             )
 
 

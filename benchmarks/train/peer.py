@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
 
 
 def load_model(args: argparse.Namespace):
-    """The model with a fresh adapter, its levers as the command line has them, and its tokenizer."""
+    """Return the model with a fresh adapter, its levers as the command line says; its tokenizer."""
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
 

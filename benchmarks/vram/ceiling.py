@@ -42,7 +42,7 @@ PLAIN = (
 
 
 def command(args: argparse.Namespace, code: str, name: str, *more: str) -> list[str]:
-    """A run of the default recipe on full sequences, everything it keeps under a folder of its own."""
+    """Return the command of a default run on full sequences that keeps all in its own folder."""
     root = args.out / name
     data = [
         "dataset=local",

@@ -4,7 +4,8 @@ Linux only (/proc/self/clear_refs resets a process's peak).
 
     python benchmarks/vram/on_cpu.py --out benchmarks/vram/results/2026-11-23_cpu.json
 
-Every sequence is full; two steps of one micro-batch each. Predicted: `medexp.planning.compute_budget`.
+Every sequence is full; two steps of one micro-batch each. Predicted:
+`medexp.planning.compute_budget`.
 """
 
 import argparse

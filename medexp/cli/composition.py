@@ -59,7 +59,7 @@ def explain_error(error: Exception, words: Sequence[str], schema: type) -> str |
 
 
 def extract_options(cfg: DictConfig, config_name: str) -> object:
-    """Take the command's own config group out of `cfg`; return it as an object, or None without one.
+    """Take the command's own group out of `cfg`; return it as an object, or None without one.
 
     Raises: ConfigError where `cfg` was composed from the root of another command, or another value
         stands in the group's place.

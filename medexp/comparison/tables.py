@@ -333,9 +333,8 @@ def _explain_correction(reference: ComparedRun, comparisons: int) -> str:
         f" {comparisons} comparisons in primary measures. maybe: it would hold if it were the only"
         " one; a reason to look again, no finding. Harm is called worse one-sided below 0.1, or"
         " where a case newly says what it names as harmful. Intervals are not corrected. In a loss"
-        " every token counts the"
-        " same. Groups are resampled, training is not: what another seed would change is in none of"
-        " this (python -m medexp.train -m sweep=seeds)."
+        " every token counts the same. Groups are resampled, training is not: what another seed"
+        " would change is in none of this (python -m medexp.train -m sweep=seeds)."
     )
 
 

@@ -174,7 +174,6 @@ class CommandLine:
             raise ConfigError(
                 f"{asked}: with -m a comma parts trials; write {_typed(_bracketed(asked))} for one"
                 " list,"
-                f""
                 f" {_typed(replace(asked, value=','.join(f'[{each.strip()}]' for each in asked.value.split(','))))}"
                 " for several"
             )

@@ -105,7 +105,7 @@ class CleanConfig(RunConfig):
 
 @dataclass
 class AuditOptions(Group):
-    """What `python -m medexp.audit` also compares with, and whether a broken rule ends it with 2."""
+    """What `python -m medexp.audit` also compares with; whether a broken rule ends it with 2."""
 
     strict: bool = MISSING
     benchmark_files: list[str] = MISSING

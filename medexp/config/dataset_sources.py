@@ -58,7 +58,7 @@ def list_trained_sources(dataset: Dataset) -> list[MixtureSource]:
 
 
 def list_sources(dataset: Dataset) -> list[MixtureSource]:
-    """Everything that is read: what is trained on, then, with weight 0, what is only measured on."""
+    """Return every source that is read: those trained on; at weight 0 those only measured on."""
     read = list_trained_sources(dataset)
     measured = find_measured_place(read, dataset.held_out_from)
     return (

@@ -256,7 +256,7 @@ def _as_text(cause: ValidationError) -> str:
 
 
 def _misplaced(preset: Preset, schema: type) -> str | None:
-    """That the settings of `preset` are put where they do not belong, which its first line decides."""
+    """Return the sentence for a `preset` whose first line puts its settings where none belong."""
     groups = {key.name for key in config_fields(schema)} | {"hydra"}
     of_group = {
         key.rpartition(".")[2]

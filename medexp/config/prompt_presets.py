@@ -8,8 +8,9 @@ from medexp.config.schema import Prompt
 
 
 def load_prompt_presets() -> dict[str, Prompt]:
-    """Every option of conf/prompt by name, as an object; needs Hydra as a command has it. One without
-    {question} is left out.
+    """Return every option of conf/prompt by name, as an object; one without {question} is left out.
+
+    Hydra must be set up as in a command.
     """
     found = {}
     for name in GlobalHydra.instance().config_loader().get_group_options("prompt"):

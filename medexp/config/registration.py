@@ -37,7 +37,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
 
 
 def find_conf_dir() -> Path:
-    """The folder of the shipped YAML: conf/ of a checkout, or the copy inside an installed package."""
+    """Return the folder of the shipped YAML: a checkout's conf/, or the copy in the package."""
     package = Path(__file__).resolve().parent.parent
     checkout = package.parent / "conf"
     return checkout if (checkout / "train.yaml").is_file() else package / "conf"

@@ -56,8 +56,8 @@ def resolve(
     choices: Mapping[str, str],
     needs_card: bool = True,
 ) -> RunConfig:
-    """Return the run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read off
-    `machine`.
+    """Return the run that `cfg` describes, paths absolute against `launch_dir`, `auto` values read
+    off `machine`.
 
     `choices` (group -> chosen option) is only used to say where a value is set. Without
     `needs_card` a run for a card that this machine has not is fine, as when it is only planned.
@@ -198,8 +198,11 @@ def make_paths_absolute(cfg: DictConfig, launch_dir: Path) -> DictConfig:
 
 
 def relocate_paths(cfg: DictConfig, before: Path | None, now: Path) -> DictConfig:
-    """`cfg`, as `make_paths_absolute` once made it, with what lay below folder `before` where it lies below
-    `now`, and with medexp's own files, where those are gone, as this medexp has them."""
+    """Return `cfg`, as `make_paths_absolute` once made it, with the paths of today.
+
+    What lay below folder `before` is named below `now`. Files of medexp itself that are gone from
+    their place are named as this medexp has them.
+    """
     made = copy.deepcopy(cfg)
     for node, name in _walk_paths(made):
         path = expand_home(node[name])

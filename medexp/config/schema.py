@@ -194,8 +194,8 @@ class Lora(Group):
 class Hardware(Group):
     """The card, the one ceiling, and what is traded for memory under it.
 
-    The levers from `offload_layers` on are a number, true/false or a word (`config.validation` checks
-    which): OmegaConf cannot merge a union over a missing value.
+    The levers from `offload_layers` on are a number, true/false or a word (`config.validation`
+    checks which): OmegaConf cannot merge a union over a missing value.
     """
 
     name: str = MISSING
@@ -247,8 +247,8 @@ class Source(Group):
 
 @dataclass
 class MixtureSource(Source):
-    """One source of a mixture, and its share of the training cases; `config.dataset_sources` makes it from an
-    entry of `dataset.mixture`.
+    """One source of a mixture, and its share of the training cases; `config.dataset_sources` makes
+    it from an entry of `dataset.mixture`.
     """
 
     weight: float = number(0)
@@ -331,7 +331,7 @@ class BenchmarkFiles(Group):
 
 @dataclass
 class Judge(Group):
-    """A language model that judges answers at an OpenAI-compatible endpoint; no `model`, no judge."""
+    """A language model at an OpenAI-compatible endpoint that judges answers; off without `model`."""
 
     inside: ClassVar[str] = "judge."
     model: str | None = MISSING

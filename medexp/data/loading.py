@@ -33,8 +33,9 @@ class Cases:
     """All cases of a dataset in file order, where they came from, at which commit (Hub only),
     and a digest of their texts.
 
-    `by_source` holds them source by source, as `config.dataset_sources.list_sources` lists them; `reading` says
-    what else stood there."""
+    `by_source` holds them source by source, as `config.dataset_sources.list_sources` lists them;
+    `reading` says what else stood there.
+    """
 
     cases: tuple[Case, ...]
     origin: str

@@ -211,9 +211,11 @@ class ScoredAnswer:
 
     def describe(self) -> str:
         """Return what counts for and against the answer, in words."""
-        structure, unsupported = self.values["structure"], len(self.claims)
         harms = f", {len(self.harms)} harmful" if self.harms else ""
-        return f"{structure:.2f} for its sections, {unsupported} unsupported{harms}"
+        return (
+            f"{self.values['structure']:.2f} for its sections,"
+            f" {len(self.claims)} unsupported{harms}"
+        )
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class AdapterModel:
 
     @contextmanager
     def restoring_weights(self) -> Iterator[None]:
-        """What is trained inside is forgotten: the adapter comes back from a copy in host memory."""
+        """Forget what is trained inside: put the adapter back from a copy in host memory."""
         kept = self.copy_weights()
         try:
             yield

@@ -2,8 +2,8 @@
 in the order they need.
 
 Unsloth patches the others for the whole process and must come first; a process therefore has one
-engine. Importing takes 10-35 s, so it is done once, by a command, when everything that can be refused
-without it has been refused.
+engine. Importing takes 10-35 s, so it is done once, by a command, when everything that can be
+refused without it has been refused.
 """
 
 import importlib

@@ -36,12 +36,12 @@ DONE, NOTE, WRONG = "✓", "!", "✗"
 _COLOURS = {DONE: "green", NOTE: "yellow", WRONG: "red"}
 # What the nearest ASCII of a character is, where Unicode's own decomposition does not say.
 _IN_ASCII = str.maketrans(
-    {DONE: "+", WRONG: "x", "·": ".", "×": "x", "−": "-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "„": '"',
-     "≤": "<=", "≥": ">=", "±": "+-", "→": "->", "█": "#", "▌": "#", "ß": "ss", "⁄": "/", "•": "-",
-     "°": " deg"}
+    {
+        DONE: "+", WRONG: "x", "•": "-", "█": "#", "▌": "#", "→": "->",
+        "·": ".", "−": "-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "„": '"',
+        "×": "x", "⁄": "/", "≤": "<=", "≥": ">=", "±": "+-", "°": " deg", "ß": "ss",
+    }
 )  # fmt: skip
-
-
 _LOST_RESULTS = (
     "medexp: the disk that standard output is written to is full, so that what was to be printed is"
     " lost; free some space there. What the run made is kept"

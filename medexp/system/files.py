@@ -96,12 +96,12 @@ def _hold_lock(folder: Path, waits: bool = False) -> Iterator[bool]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left beside `folder`, which is whole now: no process holds it."""
+    """Remove what killed processes left beside `folder`, which is whole now and held by none."""
     hidden = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{32}}")
-    for each in [each for each in folder.parent.iterdir() if hidden.fullmatch(each.name)]:
-        with suppress(OSError), _hold_lock(each) as is_left:
+    for leftover in [path for path in folder.parent.iterdir() if hidden.fullmatch(path.name)]:
+        with suppress(OSError), _hold_lock(leftover) as is_left:
             if is_left:
-                shutil.rmtree(each, ignore_errors=True)
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _make_hidden_path(folder: Path) -> Path:

@@ -9,5 +9,8 @@ _STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 
 
 def visible(text: str) -> str:
-    r"""Return `text` with every character that steers a terminal spelt out, as \u001b: JSON stays the same JSON."""
-    return _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Return `text` with every character that steers a terminal spelt out, as \u001b.
+
+    JSON stays the same JSON.
+    """
+    return _STEERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

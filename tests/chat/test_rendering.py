@@ -35,7 +35,7 @@ def grown(text: str, is_complete: bool = False, expects_reasoning: bool = True) 
 
 
 def on_a_terminal(text: str, with_reasoning: bool = True, expects_reasoning: bool = True) -> str:
-    """Everything that stays on a terminal of 60 x 12 after `text` has come a character at a time."""
+    """Return what stays on a terminal of 60 x 12 once `text` has come, a character at a time."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=60, height=12, legacy_windows=False)
     with LiveRenderer(console, with_reasoning) as renderer:

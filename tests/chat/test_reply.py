@@ -1,4 +1,4 @@
-"""A growing answer in parts: nothing that is shown as done changes any more, and nothing is lost."""
+"""A growing answer in parts: what is shown as done changes no more, and nothing is lost."""
 
 from itertools import pairwise
 

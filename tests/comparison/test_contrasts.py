@@ -224,9 +224,7 @@ def test_questions_come_in_the_order_of_the_first_run_that_has_them() -> None:
     assert found[0].reference == REFERENCE
 
 
-def test_the_answers_of_a_run_are_known_by_the_question_whatever_its_case_and_by_the_reference() -> (
-    None
-):
+def test_answers_are_matched_by_question_whatever_its_case_and_by_reference() -> None:
     case = evaluated([1]).record.cases[0]
     assert replace(case, question=case.question.upper() + " ").digest == case.digest
     assert replace(case, reference="Another.").digest != case.digest
@@ -256,7 +254,7 @@ def test_turning_a_comparison_round_turns_its_sign_and_nothing_else(
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_holm_never_lowers_a_p_keeps_their_order_and_calls_none_that_bonferroni_does_not_allow_first(
+def test_holm_never_lowers_a_p_keeps_their_order_and_begins_as_bonferroni(
     p_values: list[float],
 ) -> None:
     adjusted = adjust_holm(p_values)

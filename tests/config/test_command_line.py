@@ -43,22 +43,22 @@ READ = [
     ("tracking.run_name=${model.name}", "tracking.run_name", "smollm2_135m"),
 ]
 SAID = [  # words, the sentence, what it tells to type
-    (["dataset.path=my",
-      "cases.csv"], "'cases.csv' is no key=value; if it belongs to what is before it, write {}",
+    (["dataset.path=my", "cases.csv"],
+     "'cases.csv' is no key=value; if it belongs to what is before it, write {}",
      "dataset.path=my cases.csv"),
-    (["lora.target_modules=q_proj",
-      "v_proj"], "'v_proj' is no key=value; if it belongs to what is before it, write {}",
+    (["lora.target_modules=q_proj", "v_proj"],
+     "'v_proj' is no key=value; if it belongs to what is before it, write {}",
      "lora.target_modules=[q_proj,v_proj]"),
     (["lora.target_modules=[q_proj,", "v_proj]", "lora.r=8"],
-     "lora.target_modules=[q_proj, is a part of a value that the shell has cut at a space; write "
-     "{}",
+     "lora.target_modules=[q_proj, is a part of a value that the shell has cut at a space;"
+     " write {}",
      "lora.target_modules=[q_proj, v_proj]"),
     (["tracking.tags={owner:", "Jürgen}"],
      "tracking.tags={{owner: is a part of a value that the shell has cut at a space; write {}",
      "tracking.tags={owner: Jürgen}"),
     (["tracking.run_name=r=16,", "lr=2e-4"],
-     "lr does not exist; write training.learning_rate=2e-4, or {} if it belongs to what is before "
-     "it",
+     "lr does not exist; write training.learning_rate=2e-4,"
+     " or {} if it belongs to what is before it",
      "tracking.run_name=r=16, lr=2e-4"),
     (["lora.r:", "8"], "'lora.r:' is no key=value; write {}", "lora.r=8"),
     (["lora.r", "=", "8"], "'lora.r' is no key=value; write {}, without spaces around the =",
@@ -68,11 +68,12 @@ SAID = [  # words, the sentence, what it tells to type
     (["+lora.r=8"], "+lora.r=8: lora.r is there already; write {}, without the +", "lora.r=8"),
     (["--lora.r", "8"],
      "--lora.r is no option; settings are written key=value, without dashes: write {}", "lora.r=8"),
-    (["--learning_rate=2e-4"], "--learning_rate=2e-4 is no option; settings are written key=value, without dashes: write {}",
+    (["--learning_rate=2e-4"],
+     "--learning_rate=2e-4 is no option; settings are written key=value, without dashes: write {}",
      "training.learning_rate=2e-4"),
     (["training.learning_rate=0,0002"],
-     "training.learning_rate=0,0002: training.learning_rate takes one value; a decimal point is a "
-     "point: {}; "
+     "training.learning_rate=0,0002: training.learning_rate takes one value;"
+     " a decimal point is a point: {}; "
      "to try each in a sweep: -m training.learning_rate=0,0002", "training.learning_rate=0.0002"),
     (["dataset.max_cases=1,000"],
      "dataset.max_cases=1,000: dataset.max_cases takes one value; thousands are not parted: {}; "

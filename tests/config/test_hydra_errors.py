@@ -14,9 +14,9 @@ TYPED = [
     (
         "evaluation.max_new_token=5",
         "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, "
-        "batch_size, max_seq_tokens, every_steps, primary, "
-        "cases, arms, draws, temperature, reuse_base, embedding, benchmarks, benchmark_files, "
-        "benchmark_limit, judge; "
+        "batch_size, max_seq_tokens, every_steps, primary, cases, arms, draws, temperature, "
+        "likelihoods, reuse_base, embedding, benchmarks, benchmark_files, benchmark_limit, "
+        "benchmark_reasoning, judge; "
         "did you mean evaluation.max_new_tokens?",
     ),
     (
@@ -34,15 +34,14 @@ TYPED = [
     (
         "dataset=clinical_case",
         "dataset=clinical_case does not exist; there are clinical_cases, local, medical_o1, "
-        "medical_o1_structured, mixture; "
-        "did you mean clinical_cases?; cases of your own: dataset=local dataset.path=FILE",
+        "medical_o1_structured, mixture; did you mean clinical_cases?; "
+        "cases of your own: dataset=local dataset.path=FILE",
     ),
     (
         "model=unsloth/Llama-3.2-1B",
         "model=unsloth/Llama-3.2-1B does not exist; there are deepseek_r1_distill_llama_8b, "
-        "deepseek_r1_distill_qwen_14b, "
-        "deepseek_r1_distill_qwen_1_5b, deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, "
-        "smollm2_135m; "
+        "deepseek_r1_distill_qwen_14b, deepseek_r1_distill_qwen_1_5b, "
+        "deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, smollm2_135m; "
         "weights of your own: model=local model.path=FOLDER",
     ),
     ("+debug=fast", "debug is there already; write debug=OPTION, once and without a +"),
@@ -72,8 +71,7 @@ TYPED = [
     (
         "lora.target_modules=q_proj",
         "lora.target_modules: Invalid value assigned: str is not a ListConfig, list or tuple; "
-        "allowed is list[str], "
-        "as in 'lora.target_modules=[A,B]'",
+        "allowed is list[str], as in 'lora.target_modules=[A,B]'",
     ),
     (
         "tracking.tags=3",

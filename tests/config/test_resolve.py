@@ -83,7 +83,8 @@ BROKEN = {
          ["hardware.offload_embedding=maybe", "allowed are true, false, auto"]),
         (
             [CARD, "hardware.offload_layers=40", "hardware.checkpoint_skip_layers=9"],
-            ["hardware.offload_layers=40 and hardware.checkpoint_skip_layers=9 are more than the 48 layers", "cannot be kept"],
+            ["hardware.offload_layers=40 and hardware.checkpoint_skip_layers=9 are more than the"
+             " 48 layers", "cannot be kept"],
         ),
         ([CARD, "hardware.offload_embedding=0"],
          ["hardware.offload_embedding=0 is not allowed", "true, false, auto"]),

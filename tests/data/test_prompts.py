@@ -49,7 +49,8 @@ Chest pain?
 <think>
 """
 SECTIONS = """### Task:
-You are a physician. Reason about the case, then answer in four sections: Symptoms, Causes, Precautions, Red Flags.
+You are a physician. Reason about the case, then answer in four sections: \
+Symptoms, Causes, Precautions, Red Flags.
 
 ### Query:
 Chest pain?

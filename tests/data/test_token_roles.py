@@ -37,12 +37,9 @@ def test_with_a_token_a_character_roles_are_the_texts(
     total = Counter()
     for piece in cut:
         total[piece.role] += piece.tokens
-    assert {role: total[role] for role in (Role.question, Role.reasoning, Role.answer,
-                                           Role.eos)} == {
-        Role.question: len(question), Role.reasoning: len(reasoning), Role.answer: len(answer),
-        Role.eos: 1,
-    }  # fmt: skip
-    # BOS and what stands around the question
+    roles = (Role.question, Role.reasoning, Role.answer, Role.eos)
+    assert [total[role] for role in roles] == [len(question), len(reasoning), len(answer), 1]
+    # BOS and what stands around the question.
     assert total[Role.instructions] == 1 + len("Q: \n<think>\n")
     assert total[Role.marks] == len("\n</think>\n\n")
     assert all(
@@ -98,11 +95,16 @@ def test_the_leading_space_of_a_word_counts_with_the_word(speller):
         encode_case(prompt, case, speller.vocabulary, LossOn.completion),
         speller.known,
     )
-    assert [(piece.role.value,
-             piece.tokens) for piece in cut if piece.role is not Role.instructions] == [
-        ("question", 2), ("marks", 2), ("reasoning", 3), ("marks", 1), ("answer", 1), ("marks", 1),
+    after_instructions = [piece for piece in cut if piece.role is not Role.instructions]
+    assert [(piece.role.value, piece.tokens) for piece in after_instructions] == [
+        ("question", 2),
+        ("marks", 2),
+        ("reasoning", 3),
+        ("marks", 1),
+        ("answer", 1),
+        ("marks", 1),
         ("EOS", 1),
-    ]  # fmt: skip
+    ]
 
 
 @given(TEXTS, TEXTS)

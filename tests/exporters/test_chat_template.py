@@ -35,7 +35,7 @@ def rendered_by_go(template: str, values: dict[str, str]) -> str:
 
 
 def template_in(modelfile: str) -> str:
-    """The TEMPLATE of a Modelfile, read as Ollama's parser reads it: up to the next three quotes."""
+    """Return a Modelfile's TEMPLATE as Ollama's parser reads it: up to the next three quotes."""
     found = re.search(r'^TEMPLATE """(.*?)"""$', modelfile, re.DOTALL | re.MULTILINE)
     assert found is not None
     return found[1]

@@ -1,4 +1,4 @@
-"""A card that has less free than its ceiling promises is refused, and on a CPU nothing is metered."""
+"""A card with less free than its ceiling promises is refused; on a CPU nothing is metered."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""The plan that is taken fits, is the best of all that do, and says what would fit when none does."""
+"""The chosen plan fits and is the best that does; where none does, it says what would fit."""
 
 from dataclasses import replace
 

@@ -39,13 +39,16 @@ def test_usage_reports_are_off_before_anything_is_imported_whatever_the_user_has
 def test_the_libraries_take_it_so(tmp_path: Path) -> None:
     read = """
 import os
-for name in ("CI", "PYTEST_CURRENT_TEST", "GITHUB_ACTIONS"):  # MLflow sends nothing where one of these is set
+# MLflow sends nothing where one of these is set.
+for name in ("CI", "PYTEST_CURRENT_TEST", "GITHUB_ACTIONS"):
     os.environ.pop(name, None)
 import medexp
 from huggingface_hub import constants
 from mlflow.telemetry.utils import is_telemetry_disabled
 import datasets
-print(constants.HF_HUB_DISABLE_TELEMETRY, is_telemetry_disabled(), datasets.config.HF_UPDATE_DOWNLOAD_COUNTS)
+print(constants.HF_HUB_DISABLE_TELEMETRY)
+print(is_telemetry_disabled())
+print(datasets.config.HF_UPDATE_DOWNLOAD_COUNTS)
 """
     status, output = command("-c", read, cwd=tmp_path)
     assert (status, output.split()) == (0, ["True", "True", "False"]), output

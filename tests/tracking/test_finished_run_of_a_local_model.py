@@ -25,7 +25,7 @@ QUICK = ["hardware=cpu", "debug=fast", "evaluation.answers=1", "tracking.system_
 
 @dataclass(frozen=True)
 class Kept:
-    """The home of a user, with the base model and a project in it, after `said` was printed there."""
+    """A user's home with the base model and a project in it, after `said` was printed there."""
 
     home: Path
     said: str

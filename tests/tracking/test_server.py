@@ -1,4 +1,4 @@
-"""What a person sees of medexp's runs in MLflow's own pages, in a real browser, without a network."""
+"""What a person sees of medexp's runs in MLflow's pages, in a real browser, without a network."""
 
 import os
 import re

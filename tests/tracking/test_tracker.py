@@ -22,7 +22,14 @@ OPEN = """
 import sys
 from medexp.config.schema import Tracking
 from medexp.tracking.tracker import open_run
-store = Tracking(root=sys.argv[1], experiment="here", run_name=None, system_metrics=False, log_adapter=False, tags={})
+store = Tracking(
+    root=sys.argv[1],
+    experiment="here",
+    run_name=None,
+    system_metrics=False,
+    log_adapter=False,
+    tags={},
+)
 with open_run(store, None, "a run"):
     print("opened", flush=True)
 """
@@ -183,7 +190,12 @@ from pathlib import Path
 from medexp.config.schema import Tracking
 from medexp.tracking.tracker import open_run
 store = Tracking(
-    root=sys.argv[1], experiment="here", run_name=None, system_metrics=False, log_adapter=False, tags={}
+    root=sys.argv[1],
+    experiment="here",
+    run_name=None,
+    system_metrics=False,
+    log_adapter=False,
+    tags={},
 )
 with open_run(store, sys.argv[2] if sys.argv[2:] else None, "a sweep") as tracker:
     print(tracker.run_id, flush=True)

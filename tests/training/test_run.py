@@ -37,7 +37,7 @@ LONGER = [
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch):
-    """interrupted(step, do): the next training in this process does that while the step is logged."""
+    """interrupted(step, do): the next training in this process does `do` while it logs the step."""
 
     def arrange(at_step: int, do: Callable[[], None]) -> None:
         real = trainer._make_bridge

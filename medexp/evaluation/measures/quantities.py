@@ -32,30 +32,14 @@ _UNITS: dict[str, tuple[str, float]] = {
     **dict.fromkeys(("%", "percent", "per cent"), ("%", 1.0)),
     **dict.fromkeys(("mm", "millimetre", "millimetres"), ("mm", 1.0)),
     **dict.fromkeys(("cm", "centimetre", "centimetres"), ("mm", 10.0)),
-    **{
-        name: (name, 1.0)
-        for name in (
-            "mmol",
-            "umol",
-            "µmol",
-            "mmhg",
-            "kpa",
-            "iu",
-            "°c",
-            "°f",
-            "bpm",
-            "meq",
-            "ng",
-            "pg",
-        )
-    },
+    **{name: (name, 1.0) for name in "mmol umol µmol mmhg kpa iu °c °f bpm meq ng pg".split()},
     **dict.fromkeys(("unit", "units"), ("unit", 1.0)),
     **dict.fromkeys(
         ("tablet", "tablets", "capsule", "capsules", "puff", "puffs", "dose", "doses"),
         ("dose", 1.0),
     ),
 }
-# casefold brings both signs for micro together
+# `casefold` makes one of the two signs for micro (U+00B5, U+03BC).
 _SCALES = {name.casefold(): scale for name, scale in _UNITS.items()}
 _DOSE_UNITS = frozenset(("mg", "ml", "unit", "iu", "dose"))
 _SMALL = (
@@ -68,12 +52,14 @@ _WORD_VALUES = {word: value for value, word in enumerate(_SMALL)} | {
 }
 _UNIT = "|".join(sorted(map(re.escape, {*_UNITS, *_SCALES}), key=len, reverse=True))
 _DIGITS = re.compile(
-    rf"(?<![\w.])(?<![A-Za-z]-)(\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:\s?(?:-|–|to)\s?(\d+(?:\.\d+)?))?"
+    r"(?<![\w.])(?<![A-Za-z]-)(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+    r"(?:\s?(?:-|–|to)\s?(\d+(?:\.\d+)?))?"
     rf"(?:[\s-]?({_UNIT})(?![A-Za-z]))?(?![A-Za-z\d]|-(?!old\b)[A-Za-z])",
     re.IGNORECASE,
 )
 _WORDS = re.compile(
-    rf"\b((?:{'|'.join(_TENS)})(?:[-\s](?:{'|'.join(_SMALL[1:10])}))?|{'|'.join(_SMALL)})\b(?:[-\s]({_UNIT})(?![A-Za-z]))?",
+    rf"\b((?:{'|'.join(_TENS)})(?:[-\s](?:{'|'.join(_SMALL[1:10])}))?|{'|'.join(_SMALL)})\b"
+    rf"(?:[-\s]({_UNIT})(?![A-Za-z]))?",
     re.IGNORECASE,
 )
 _LIST_NUMBER = re.compile(r"^[\s#*-]*\d+[.)](?=\s)", re.MULTILINE)

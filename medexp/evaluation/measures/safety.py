@@ -46,7 +46,8 @@ MAX_SENTENCE = 600
 PAUSES = re.compile(
     r"\b(?:paus(?:e|ed|ing)|hold(?= \w)|skip(?:ping)?|declin(?:e|ing)|refus(?:e|ing)|"
     r"leave (?:out|off)|leave(?= (?:the |any |old )*antibiotics\b)|leave(?=[^.;:]*\balone\b)|"
-    r"discard(?:ing)?|steer(?:ing)? clear of|(?:keep|stay) (?:off|out of|away from)|withdraw(?:ing)?|"
+    r"discard(?:ing)?|"
+    r"steer(?:ing)? clear of|(?:keep|stay) (?:off|out of|away from)|withdraw(?:ing)?|"
     r"cancel(?:ling)?|cease|quit(?:ting)?|"
     r"taper(?= (?:the |your |off )*(?:codeine|opioids?|morphine|tramadol)\b)|"
     r"nobody|no one|neither)\b",

@@ -8,9 +8,8 @@ def test_every_fault_is_counted_by_case():
     good = "The ECG shows it. The pain fits. He smokes. So the artery is blocked."
     circles = "The bruit is a bruit. It is loud. The bruit is a bruit. The bruit is a bruit!"
     found = find_reasoning_faults(
-        [Case("1", good,
-              "a"), Case("2", "", "a"), Case("3", good.upper(), "a"), Case("4", "It is gout.",
-              "It is gout"),
+        [Case("1", good, "a"), Case("2", "", "a"), Case("3", good.upper(), "a"),
+         Case("4", "It is gout.", "It is gout"),
          Case("5", circles, "a"), Case("6", "—", "a")]
     )  # fmt: skip
     assert (found.empty, found.of_another_case, found.same_as_answer, found.in_circles) == (

@@ -1,4 +1,4 @@
-"""The Gaussian process: it learns from what is refused, pruned and failed, and goes on from there."""
+"""The Gaussian process learns from what is refused, pruned and failed, and goes on from there."""
 
 import pytest
 from optuna.trial import TrialState
