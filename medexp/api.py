@@ -70,7 +70,7 @@ class Experiment:
 
         config, invocation = _compose_training(self.overrides, needs_card=True)
         invocation = replace(invocation, output_dir=make_output_dir())
-        restored = OriginalRun(invocation.subject) if invocation.subject is not None else None
+        restored = OriginalRun(invocation.run) if invocation.run is not None else None
         return train_run(config, invocation, Console(), None, restored)
 
 
@@ -124,7 +124,7 @@ class LoadedRun:
 
         config, invocation = self._compose("evaluate", EvaluateOptions, overrides)
         invocation = replace(invocation, output_dir=make_output_dir())
-        return evaluate(config, invocation.options, invocation.subject, invocation, Console())
+        return evaluate(config, invocation.options, invocation.run, invocation, Console())
 
     def export(self, to: str, *overrides: str) -> Path | ModelVersion:
         """Export the run as `to` (adapter, merged, gguf, ollama, vllm or registry); return the
@@ -135,7 +135,7 @@ class LoadedRun:
         spec_words = (f"to={to}", *overrides)
         config, invocation = self._compose("export", ExportOptions, spec_words, needs_card=False)
         invocation = replace(invocation, output_dir=make_output_dir())
-        return export(config, invocation.options, invocation.subject, invocation, Console())
+        return export(config, invocation.options, invocation.run, invocation, Console())
 
     def _open_responder(self, overrides: Sequence[str]) -> Responder:
         from medexp.ask import open_responder
@@ -143,8 +143,8 @@ class LoadedRun:
 
         console = Console()
         config, invocation = self._compose("ask", AskOptions, overrides)
-        config, weights = prepare_finished_run(config, invocation.subject, console)
-        return open_responder(config, invocation.options, invocation.subject, weights, (), console)
+        config, weights = prepare_finished_run(config, invocation.run, console)
+        return open_responder(config, invocation.options, invocation.run, weights, (), console)
 
     def _compose(
         self,

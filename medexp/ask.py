@@ -52,30 +52,30 @@ def _recompose(
     return finished_run.recompose_from_options(cfg, options, overrides)
 
 
-def ask(config: RunConfig, options: AskOptions, subject: FinishedRun, console: Console) -> None:
-    """Have `subject` answer what is asked on the command line or on standard input; without either,
+def ask(config: RunConfig, options: AskOptions, run: FinishedRun, console: Console) -> None:
+    """Have `run` answer what is asked on the command line or on standard input; without either,
     hold a conversation or serve a page.
 
     Raises: any error of `medexp.errors`.
     """
-    asked = _asked(options)
-    config, found = prepare_finished_run(config, subject, console)
+    questions = _read_questions(options)
+    config, weights = prepare_finished_run(config, run, console)
     if options.ui:
         with listen_on_port(options.port, "ask.port") as socket:
             web_ui.serve(
-                open_responder(config, options, subject, found, (), console),
+                open_responder(config, options, run, weights, (), console),
                 load_prompt_presets(),
                 socket,
                 options.open,
                 console,
             )
         return
-    responder = open_responder(config, options, subject, found, asked, console)
+    responder = open_responder(config, options, run, weights, questions, console)
     with_reasoning = options.reasoning is Reasoning.show
-    if not asked:
+    if not questions:
         Conversation(responder, console, with_reasoning, Path.cwd()).run(make_terminal_reader())
-    for question in asked:
-        if len(asked) > 1 and options.format is AskFormat.text:
+    for question in questions:
+        if len(questions) > 1 and options.format is AskFormat.text:
             console.raw(f"> {question}\n")
         _answer(responder, question, options.format, with_reasoning, console)
 
@@ -92,7 +92,7 @@ def _refuse_options(options: AskOptions) -> None:
             )
         web_ui.check_installed()
     elif options.question is not None:
-        _filled(options.question)
+        _refuse_empty(options.question)
     elif sys.stdin.isatty() and (options.format is AskFormat.json or not sys.stdout.isatty()):
         raise ConfigError(
             'question has no value; give question="...", or pipe one in: a conversation needs a'
@@ -100,63 +100,66 @@ def _refuse_options(options: AskOptions) -> None:
         )
 
 
-def _asked(options: AskOptions) -> list[str]:
-    """The questions of the command line or of standard input; none where a conversation or a page
-    is wanted.
+def _read_questions(options: AskOptions) -> list[str]:
+    """Return the questions of the command line or of standard input; none where a conversation or a
+    page is wanted.
 
-    Raises: ConfigError where one is empty; DataError as `question_input.decode_input` and `question_input.make_question_encoder`
-        do.
+    Raises: ConfigError where one is empty; DataError as `question_input.decode_input` and
+        `question_input.parse_questions` do.
     """
     if options.question is not None:
         return [options.question]
     if options.ui or sys.stdin.isatty():
         return []
-    return [
-        _filled(each)
-        for each in question_input.parse_questions(
-            question_input.decode_input(sys.stdin.buffer.read())
-        )
-    ]
+    questions = question_input.parse_questions(question_input.decode_input(sys.stdin.buffer.read()))
+    for question in questions:
+        _refuse_empty(question)
+    return questions
 
 
-def _filled(question: str) -> str:
+def _refuse_empty(question: str) -> None:
+    """Raises ConfigError for a question of nothing but white space."""
     if not question.strip():
         raise ConfigError(
             'the question is empty; give question="...", pipe one in, or leave it out on a terminal'
             " for a conversation"
         )
-    return question
 
 
 def open_responder(
     config: RunConfig,
     options: AskOptions,
-    subject: FinishedRun,
-    found: Weights,
-    asked: Sequence[str],
+    run: FinishedRun,
+    weights: Weights,
+    questions: Sequence[str],
     console: Console,
 ) -> Responder:
-    """The run loaded, once every question is seen to be one that it can be asked."""
-    base = open_session(config, found, console)
-    new = options.max_new_tokens or config.evaluation.max_new_tokens
-    questions = responder.make_question_encoder(
-        config, base, Sampling(new, options.temperature, options.top_p, options.seed)
+    """Return `run` loaded to answer.
+
+    `weights` are those of its base.
+    Raises: ConfigError for any of `questions` that it cannot be asked, before it is loaded.
+    """
+    base = open_session(config, weights, console)
+    max_new_tokens = options.max_new_tokens or config.evaluation.max_new_tokens
+    encoder = responder.make_question_encoder(
+        config, base, Sampling(max_new_tokens, options.temperature, options.top_p, options.seed)
     )
-    _refuse(questions, asked)
-    run_id = subject.kept.run_id if subject.kept is not None else subject.asked
-    return responder.load_responder(subject.name, run_id, config, base, questions, console)
+    # Encoding needs the tokenizer alone: a question that does not fit is refused before the model,
+    # which takes a minute, is loaded.
+    _refuse_unencodable(encoder, questions)
+    run_id = run.kept.run_id if run.kept is not None else run.asked
+    return responder.load_responder(run.name, run_id, config, base, encoder, console)
 
 
-def _refuse(questions: QuestionEncoder, asked: Sequence[str]) -> None:
-    """Raises BadInput with what is wrong with any of `asked`."""
+def _refuse_unencodable(encoder: QuestionEncoder, questions: Sequence[str]) -> None:
+    """Raises ConfigError with what is wrong with any of `questions`."""
     problems: list[str] = []
-    for number, question in enumerate(asked, 1):
+    for number, question in enumerate(questions, 1):
         try:
-            questions.encode(question)
+            encoder.encode(question)
         except BadInput as error:
-            problems += [
-                f"question {number}: {each}" if len(asked) > 1 else each for each in error.problems
-            ]
+            place = f"question {number}: " if len(questions) > 1 else ""
+            problems += [f"{place}{problem}" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
 
@@ -185,7 +188,7 @@ def _answer(
 
 
 def _run(config: RunConfig, invocation: Invocation[AskOptions, FinishedRun]) -> float:
-    ask(config, invocation.options, invocation.subject, Console())
+    ask(config, invocation.options, invocation.run, Console())
     return 0.0
 
 

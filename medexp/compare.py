@@ -19,8 +19,7 @@ from pathlib import Path
 
 from medexp.cli.app import run_command
 from medexp.cli.output_dir import make_unique_folder
-from medexp.comparison import compare_report, comparison, tables
-from medexp.comparison import loading as runs
+from medexp.comparison import compare_report, comparison, loading, tables
 from medexp.comparison.comparison import RunComparison
 from medexp.comparison.console_tables import print_comparison
 from medexp.config.command_options import CompareOptions, Format
@@ -32,52 +31,48 @@ from medexp.system.home import expand_home
 from medexp.system.units import format_duration
 
 
-def compare(run: RunConfig, options: CompareOptions, console: Console) -> RunComparison:
-    """Print the comparison that `options` ask for, and write its page.
+def compare(config: RunConfig, options: CompareOptions, console: Console) -> RunComparison:
+    """Print the comparison that `options` ask for, write its page, and return it.
 
     Raises: ConfigError, RunError, DataError or OutputError in one sentence.
     """
     began = time.perf_counter()
-    names, given = list_run_names(options), options.file and Path.cwd() / expand_home(options.file)
-    if given and given.is_dir():
+    names = list_run_names(options)
+    requested_file = Path.cwd() / expand_home(options.file) if options.file else None
+    # Refused now, and not after minutes of scoring.
+    if requested_file and requested_file.is_dir():
         raise OutputError(
-            f"compare.file={given} is a folder; give the name of a file, as"
-            f" {given / 'compare.html'}"
+            f"compare.file={requested_file} is a folder; give the name of a file, as"
+            f" {requested_file / 'compare.html'}"
         )
     with console.status("reading the runs and scoring their answers"):
-        found = (
-            runs.load_study_trials(options.study, run.tracking, Path.cwd())
+        compared = (
+            loading.load_study_trials(options.study, config.tracking, Path.cwd())
             if options.study
-            else runs.load_runs(names, run.tracking, Path.cwd())
+            else loading.load_runs(names, config.tracking, Path.cwd())
         )
-        page = compare_report.render_comparison(found, options.mlflow)
-    file = _written(page, given or None)
+        page = compare_report.render_comparison(compared, options.mlflow)
+    file = _write_page(page, requested_file)
     if options.format is Format.json:
-        said = {"remarks": tables.caveats(found), "page": str(file)}
-        console.raw(json.dumps(comparison.as_dict(found) | said, indent=2))
+        notes = {"remarks": tables.caveats(compared), "page": str(file)}
+        console.raw(json.dumps(comparison.as_dict(compared) | notes, indent=2))
     else:
-        print_comparison(console, found, options.answers)
+        print_comparison(console, compared, options.answers)
         console.result(
             f"All of it on one page: {file} ({format_duration(time.perf_counter() - began)})"
         )
     if options.open:
         webbrowser.open(file.as_uri())
-    return found
+    return compared
 
 
 def list_run_names(options: CompareOptions) -> list[str]:
-    """The runs that `options` name, none where a study is asked for.
+    """Return the runs that `options` name, none where a study is asked for.
 
     Raises: ConfigError if there are too few or too many, or runs and a study together.
     """
-    given = (
-        options.run
-        if isinstance(options.run, list)
-        else [options.run]
-        if options.run is not None
-        else []
-    )
-    names = [str(each).strip() for each in given]
+    listed = options.run if isinstance(options.run, list) else [options.run]
+    names = [str(name).strip() for name in listed if name is not None]
     if options.study and names:
         raise ConfigError("run and study are both given; give one of them")
     if options.study:
@@ -87,32 +82,33 @@ def list_run_names(options: CompareOptions) -> list[str]:
             "there is nothing to compare: give 'run=[ID,ID]' (MLflow run ids, folders of adapters,"
             " last; make ui lists the runs) or study=NAME"
         )
-    if not runs.FEWEST <= len(names) <= runs.MOST:
+    if not loading.FEWEST <= len(names) <= loading.MOST:
         raise ConfigError(
-            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {runs.FEWEST} to"
-            f" {runs.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
+            f"run= names {len(names)} run{'s' if len(names) > 1 else ''}; {loading.FEWEST} to"
+            f" {loading.MOST} can be compared, as in 'run=[ID,ID]'. What changed in one run is in"
             " its report.html"
         )
     return names
 
 
-def _written(page: str, given: Path | None) -> Path:
-    """`page` in the file `given`, or in a new folder named by the time, as those of other commands
-    are; returns the file.
+def _write_page(page: str, requested_file: Path | None) -> Path:
+    """Write `page` to `requested_file`, or to a new folder named by the time, as those of other
+    commands are; return the file.
+
+    Raises: OutputError where it cannot be written.
     """
     by_time = Path.cwd() / time.strftime("outputs/%Y-%m-%d/%H-%M-%S")
     try:
-        if given is None:
+        if requested_file is None:
             file = make_unique_folder(by_time) / "compare.html"
         else:
-            file = given
+            file = requested_file
             file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")
     except OSError as error:
-        list_run_names = given or by_time / "compare.html"
+        place = requested_file or by_time / "compare.html"
         raise OutputError(
-            f"compare.file={list_run_names} cannot be written ({error.strerror}); set"
-            " compare.file=FILE"
+            f"compare.file={place} cannot be written ({error.strerror}); set compare.file=FILE"
         ) from error
     return file
 

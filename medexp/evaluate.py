@@ -59,11 +59,11 @@ from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs,
 def evaluate(
     config: RunConfig,
     options: EvaluateOptions,
-    subject: FinishedRun,
+    run: FinishedRun,
     invocation: AnyInvocation,
     console: Console,
 ) -> Scorecard:
-    """Measure `subject`, which was made with `config`, print and keep what changed.
+    """Measure `run`, which was made with `config`, print and keep what changed.
 
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
         continues it.
@@ -71,13 +71,13 @@ def evaluate(
     evaluator.check_primary(config.evaluation)
     began = time.perf_counter()
     if options.rescore:
-        record, found = _rescored(config, subject, console)
-        kept = _keep(config, invocation, subject, record, found, None)
+        record, found = _rescored(config, run, console)
+        kept = _keep(config, invocation, run, record, found, None)
         noise: list[MeasureNoise] = []
     else:
-        record, found, kept, noise = _measured(config, options, invocation, subject, console)
+        record, found, kept, noise = _measured(config, options, invocation, run, console)
     console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    print_scorecard(console, f"What changed: {subject.name}", record, found)
+    print_scorecard(console, f"What changed: {run.name}", record, found)
     if noise:
         print_noise_floor(console, noise)
     console.result(
@@ -98,7 +98,7 @@ class Kept:
 def _keep(
     config: RunConfig,
     invocation: AnyInvocation,
-    subject: FinishedRun,
+    run: FinishedRun,
     record: Record,
     found: Scorecard,
     work: ResumableRun | None,
@@ -109,13 +109,13 @@ def _keep(
     """
     queries.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
     earlier = work.mlflow_run_id if work else None
-    with tracking.open_run(config.tracking, earlier, f"evaluate {subject.name}") as tracker:
+    with tracking.open_run(config.tracking, earlier, f"evaluate {run.name}") as tracker:
         if work is not None:
             work.remember_mlflow_run(tracker.run_id)
-        tracker.set_tags(_tags(subject))
+        tracker.set_tags(_tags(run))
         tracker.log_params(comparable_params(config, invocation.overrides))
         tracker.log_text(invocation.composed_yaml, COMPOSED_CONFIG)
-        about = _about(config, subject, record, tracker.run_id)
+        about = _about(config, run, record, tracker.run_id)
         # What is only scored again was looked at before.
         if work is not None and record.held_out:
             count = record_opening(config.tracking.root, record.held_out, tracker.run_id)
@@ -133,11 +133,11 @@ def _measured(
     config: RunConfig,
     options: EvaluateOptions,
     invocation: AnyInvocation,
-    subject: FinishedRun,
+    run: FinishedRun,
     console: Console,
 ) -> tuple[Record, Scorecard, Kept, list[MeasureNoise]]:
     """Load base and adapter, ask, score, and keep."""
-    config, found = prepare_finished_run(config, subject, console)
+    config, found = prepare_finished_run(config, run, console)
     questions = _questions(config.evaluation)
     cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
@@ -145,10 +145,10 @@ def _measured(
     with acquire(
         unfinished_runs_dir(config.tracking), names[0], config.training.resume, names[1]
     ) as work:
-        _point_out_other_cases(subject, sides, console)
+        _point_out_other_cases(run, sides, console)
         console.info(
             f": {config.model.name} on {config.dataset.name}, hardware={config.hardware.name}",
-            title=subject.name,
+            title=run.name,
         )
         base = open_session(config, found, console)
         ready = CachedTokenizer(base.tokenizer, config.prompt).prepare_cases(config, sides)
@@ -167,7 +167,7 @@ def _measured(
         noise = []
         if options.noise_floor and record.cases:
             noise = measure_noise(record, *job.repeat_in_other_batches(), lexicon.load())
-        kept = _keep(config, invocation, subject, record, card, work, noise)
+        kept = _keep(config, invocation, run, record, card, work, noise)
         work.finish()  # last: until then the answers are nowhere else
     return record, card, kept, noise
 
@@ -205,8 +205,8 @@ def _ask_benchmarks(
         return benchmarks.grade_benchmarks(job.model, evaluation, questions) | grades
 
 
-def _point_out_other_cases(subject: FinishedRun, sides: Split, console: Console) -> None:
-    if subject.kept is not None and subject.kept.held_out not in (
+def _point_out_other_cases(run: FinishedRun, sides: Split, console: Console) -> None:
+    if run.kept is not None and run.kept.held_out not in (
         None,
         compute_digest(sides.held_out),
         # Runs from before the shipped cases had these columns.
@@ -237,17 +237,15 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     }
 
 
-def _rescored(
-    config: RunConfig, subject: FinishedRun, console: Console
-) -> tuple[Record, Scorecard]:
+def _rescored(config: RunConfig, run: FinishedRun, console: Console) -> tuple[Record, Scorecard]:
     """Score the stored answers, and say whether the figures are those stored with them."""
-    if subject.record is None:
+    if run.record is None:
         raise RunError(
-            f"run={subject.asked} has no stored answers ({RECORD}); leave evaluate.rescore=true out"
+            f"run={run.asked} has no stored answers ({RECORD}); leave evaluate.rescore=true out"
             " to have them made"
         )
     record = Record.from_json(
-        subject.record.read_text(encoding="utf-8"), f"{RECORD} of run {subject.asked}"
+        run.record.read_text(encoding="utf-8"), f"{RECORD} of run {run.asked}"
     )
     modules = (
         backend.load_backend(config.hardware, machine.cache_dir())
@@ -255,7 +253,7 @@ def _rescored(
         else None
     )
     found = evaluator.score_record(record, config.evaluation, modules)
-    stored = subject.kept.metrics if subject.kept is not None else {}
+    stored = run.kept.metrics if run.kept is not None else {}
     known = {name: value for name, value in found.metrics().items() if name in stored}
     other = [name for name, value in known.items() if stored[name] != value]
     console.info(
@@ -266,19 +264,19 @@ def _rescored(
     return record, found
 
 
-def _tags(subject: FinishedRun) -> dict[str, object]:
-    parent = subject.kept.run_id if subject.kept is not None else None
+def _tags(run: FinishedRun) -> dict[str, object]:
+    parent = run.kept.run_id if run.kept is not None else None
     return {
-        "medexp.evaluates": subject.asked,
+        "medexp.evaluates": run.asked,
         "mlflow.parentRunId": parent,
         "mlflow.source.name": "medexp.evaluate",
     }
 
 
-def _about(config: RunConfig, subject: FinishedRun, record: Record, run_id: str) -> ReportHeader:
+def _about(config: RunConfig, run: FinishedRun, record: Record, run_id: str) -> ReportHeader:
     """Return what report.html has beside the measures; for a run in MLflow also curves and VRAM."""
     facts = [
-        ("evaluated", with_tilde(subject.asked)),
+        ("evaluated", with_tilde(run.asked)),
         ("model", config.model.name),
         (
             "cases",
@@ -287,25 +285,25 @@ def _about(config: RunConfig, subject: FinishedRun, record: Record, run_id: str)
         ),
         ("MLflow run", run_id),
     ]
-    if subject.kept is None:
-        return ReportHeader(subject.name, facts)
-    kept = subject.kept.metrics
+    if run.kept is None:
+        return ReportHeader(run.name, facts)
+    kept = run.kept.metrics
     planned, measured = (
         int(kept.get("vram/planned_bytes", 0)),
         int(kept.get("vram/measured_bytes", 0)),
     )
     return ReportHeader(
-        subject.name,
+        run.name,
         facts,
         planned_bytes=planned,
         measured_bytes=measured,
         ceiling_bytes=bytes_of_gib(config.hardware.vram_ceiling_gib or 0) if measured else 0,
-        **read_loss_curves(subject.kept.tracker),
+        **read_loss_curves(run.kept.tracker),
     )
 
 
 def _run(config: RunConfig, invocation: Invocation[EvaluateOptions, FinishedRun]) -> float:
-    scorecard = evaluate(config, invocation.options, invocation.subject, invocation, Console())
+    scorecard = evaluate(config, invocation.options, invocation.run, invocation, Console())
     result = scorecard.find_result("loss_answer")
     return result.after if result.after is not None else float("nan")
 

@@ -39,40 +39,42 @@ from medexp.tracking.artifact_names import ADAPTER_RUN_CONFIG
 from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.registry import ModelVersion
 
-_BESIDE_BYTES = 32 * MIB  # tokenizer, card and scripts
-# may hold places outside the home folder, which it needs to be made again
+# What the tokenizer, the card and the scripts take beside the weights.
+_BESIDE_BYTES = 32 * MIB
+# The run's config may name folders outside the home folder: it needs them to be made again, and
+# nobody else should read them.
 _NOT_FOR_OTHERS = (ADAPTER_RUN_CONFIG,)
 
 
 def export(
     config: RunConfig,
     options: ExportOptions,
-    subject: FinishedRun,
+    run: FinishedRun,
     invocation: AnyInvocation,
     console: Console,
 ) -> Path | ModelVersion:
-    """Export `subject`, which was made with `config`, as `options` say; returns the folder, or the
+    """Export `run`, which was made with `config`, as `options` say; returns the folder, or the
     registered version.
 
     Raises: BadInput before anything is written; an export that is stopped leaves nothing behind.
     """
     began = time.perf_counter()
-    if problems := list(_problems(options)):
+    if problems := list(_check_options(options)):
         raise ConfigError(problems)
     if options.to is ExportTo.registry:
-        return _registered(config, options, subject, console)
-    job = _checked(config, options, subject, invocation, console)
-    console.info(f" as {options.to.value}", title=subject.name)
-    with output_folder.open_output_folder(job.target) as half_done:
-        write_export(job, half_done)
+        return _register(config, options, run, console)
+    job = _prepare_job(config, options, run, invocation, console)
+    console.info(f" as {options.to.value}", title=run.name)
+    with output_folder.open_output_folder(job.target) as unfinished:
+        write_export(job, unfinished)
     _print(job, time.perf_counter() - began)
     if options.push:
         _push(job)
     return job.target
 
 
-def _problems(options: ExportOptions) -> Iterator[str]:
-    """What is wrong with the options by themselves."""
+def _check_options(options: ExportOptions) -> Iterator[str]:
+    """Yield what is wrong with the options by themselves."""
     if (
         options.name is not None
         and options.to is not ExportTo.registry
@@ -98,36 +100,36 @@ def _problems(options: ExportOptions) -> Iterator[str]:
         )
 
 
-def _registered(
-    config: RunConfig, options: ExportOptions, subject: FinishedRun, console: Console
+def _register(
+    config: RunConfig, options: ExportOptions, run: FinishedRun, console: Console
 ) -> ModelVersion:
-    if subject.kept is None:
+    if run.kept is None:
         raise RunError(
             f"to=registry needs a run in MLflow and run={options.run} is a folder; give its id"
             " (make ui lists them)"
         )
-    found = registry.register_adapter(
-        config.tracking, subject.kept.run_id, options.name or config.model.name, options.alias
+    version = registry.register_adapter(
+        config.tracking, run.kept.run_id, options.name or config.model.name, options.alias
     )
-    was = "registered" if found.is_new else "already registered"
-    console.result(f"{was} as version {found.version} of {found.name}: run={found.uri}")
-    return found
+    outcome = "registered" if version.is_new else "already registered"
+    console.result(f"{outcome} as version {version.version} of {version.name}: run={version.uri}")
+    return version
 
 
-def _checked(
+def _prepare_job(
     config: RunConfig,
     options: ExportOptions,
-    subject: FinishedRun,
+    run: FinishedRun,
     invocation: AnyInvocation,
     console: Console,
 ) -> ExportJob:
-    """The job, once nothing stands against it.
+    """Return the job, once nothing stands against it.
 
-    Raises: BadInput.
+    Raises: BadInput for what the run, the folder or the machine lacks.
     """
-    if subject.adapter is None:
+    if run.adapter is None:
         raise RunError(
-            f"run={subject.asked} kept no adapter (tracking.log_adapter=false); give run=FOLDER of"
+            f"run={run.asked} kept no adapter (tracking.log_adapter=false); give run=FOLDER of"
             " its adapter"
         )
     target = (
@@ -138,8 +140,8 @@ def _checked(
     output_folder.check_folder(target, options.overwrite, _BESIDE_BYTES)
     if options.to in GGUF_TARGETS and options.quantisation not in SUPPORTED_TYPES:
         quantizer.find_quantizer(options.quantisation, options.llama_cpp)
-    _check_adapter(config, subject.adapter)
-    job = ExportJob(config, options, subject, subject.adapter, target, console)
+    _check_adapter(config, run.adapter)
+    job = ExportJob(config, options, run, run.adapter, target, console)
     if job.needs_base_weights:
         if options.to in GGUF_TARGETS:
             gguf_file.find_pre_tokenizer(job.adapter)
@@ -148,28 +150,30 @@ def _checked(
 
 
 def _check_adapter(config: RunConfig, adapter: Path) -> None:
-    if found := lora_math.find_unsupported_settings(adapter_files.read_adapter_config(adapter)):
+    settings = adapter_files.read_adapter_config(adapter)
+    if unsupported := lora_math.find_unsupported_settings(settings):
         raise ModelError(
-            f"the adapter in {adapter} has {found[0]}, which medexp does not write and cannot merge"
+            f"the adapter in {adapter} has {unsupported[0]}, which medexp does not write and cannot merge"
         )
-    wrong = list(
+    misfits = list(
         lora_math.find_misfits(
             adapter_files.read_tensor_shapes(adapter), config.lora.r, config.model.shape
         )
     )
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
+    if misfits:
+        more = f" (and {len(misfits) - 1} more)" if misfits[1:] else ""
         raise ModelError(
-            f"the adapter does not fit model={config.model.name}: {wrong[0]}{more}. Choose the"
+            f"the adapter does not fit model={config.model.name}: {misfits[0]}{more}. Choose the"
             " model it was trained on"
         )
 
 
 def _weight_bytes(job: ExportJob) -> int:
-    """What the weights take on the disk at most, what is written on the way included."""
+    """Return what the weights take on the disk at most, what is written on the way included."""
     if job.options.to not in GGUF_TARGETS:
         return merge.estimate_merged_bytes(job.merged.base)
     size = gguf_file.estimate_file_bytes(job.merged, job.options.quantisation)
+    # A type that llama.cpp makes is quantised from a whole file, which lies beside it until then.
     return size if job.options.quantisation in SUPPORTED_TYPES else 2 * size
 
 
@@ -179,13 +183,12 @@ def _print(job: ExportJob, elapsed_s: float) -> None:
         ("file", "size"),
         output_folder.list_files(job.target),
     )
-    shown = (
-        job.target.relative_to(Path.cwd()) if job.target.is_relative_to(Path.cwd()) else job.target
-    )
-    job.console.result(f"{shown}, {format_duration(elapsed_s)}")
+    here = Path.cwd()
+    folder = job.target.relative_to(here) if job.target.is_relative_to(here) else job.target
+    job.console.result(f"{folder}, {format_duration(elapsed_s)}")
     if (job.target / "serve.sh").is_file():
         job.console.result(
-            f"Serve it: {_base_of_script(job)}sh {shlex.quote(str(shown / 'serve.sh'))}"
+            f"Serve it: {_spell_base(job)}sh {shlex.quote(str(folder / 'serve.sh'))}"
         )
         job.console.raw(
             next(
@@ -196,13 +199,13 @@ def _print(job: ExportJob, elapsed_s: float) -> None:
         )
     if (job.target / "Modelfile").is_file():
         job.console.result(
-            f"Run it: cd {shown} && ollama create {job.name} -f Modelfile && ollama run {job.name}"
+            f"Run it: cd {folder} && ollama create {job.name} -f Modelfile && ollama run {job.name}"
         )
 
 
-def _base_of_script(job: ExportJob) -> str:
-    """What serve.sh has to be told: where the base lies on this machine, if it is not the Hub's.
-    Said here, and in no file.
+def _spell_base(job: ExportJob) -> str:
+    """Return what serve.sh has to be told: where the base lies on this machine, if it is not the
+    Hub's. It is printed and in no file: others have it elsewhere.
     """
     if job.needs_base_weights or job.base.hub_id is not None:
         return ""
@@ -216,7 +219,7 @@ def _push(job: ExportJob) -> None:
     repo, token = job.options.repo, os.environ["HF_TOKEN"]
     assert repo is not None
     job.console.info(f"uploading to {repo}{' (private)' if job.options.private else ''}")
-    message, leave_out = f"medexp export of {job.subject.name}", [*_NOT_FOR_OTHERS, MANIFEST_NAME]
+    message, leave_out = f"medexp export of {job.run.name}", [*_NOT_FOR_OTHERS, MANIFEST_NAME]
     try:
         address = hub.push(job.target, repo, token, job.options.private, message, leave_out)
     except hub.HubError as error:
@@ -228,7 +231,7 @@ def _push(job: ExportJob) -> None:
 
 
 def _run(config: RunConfig, invocation: Invocation[ExportOptions, FinishedRun]) -> float:
-    export(config, invocation.options, invocation.subject, invocation, Console())
+    export(config, invocation.options, invocation.run, invocation, Console())
     return 0.0
 
 

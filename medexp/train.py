@@ -28,7 +28,7 @@ def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | 
     from medexp.tracking.rerun import OriginalRun
     from medexp.training.run import train
 
-    restored = OriginalRun(invocation.subject) if invocation.subject is not None else None
+    restored = OriginalRun(invocation.run) if invocation.run is not None else None
     with open_trial(invocation.output_dir) as trial:
         result = train(config, invocation, Console(), trial, restored)
         if trial:

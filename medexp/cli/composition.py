@@ -109,11 +109,11 @@ def build_call(
     `runtime` is Hydra's, with the choices that were made and where they were found.
     Raises: ConfigError, MachineError or RunError with every problem found.
     """
-    subject = None
+    run = None
     options = extract_options(cfg, command.config_name)
     assert isinstance(options, command.options_class)
     if command.recompose is not None:
-        cfg, subject = command.recompose(cfg, options, overrides)
+        cfg, run = command.recompose(cfg, options, overrides)
     cwd = Path(runtime.cwd)
     config = resolve(cfg, machine.read(), cwd, runtime.choices, command.needs_card)
     invocation = Invocation(
@@ -123,7 +123,7 @@ def build_call(
         composed_yaml=build_kept_yaml(cfg, cwd),
         experiment_yaml=read_experiment_yaml(runtime),
         options=options,
-        subject=subject,
+        run=run,
     )
     return config, invocation
 

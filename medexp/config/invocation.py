@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 OptionsT_co = TypeVar("OptionsT_co", covariant=True)
-SubjectT_co = TypeVar("SubjectT_co", covariant=True)
+RunT_co = TypeVar("RunT_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Invocation(Generic[OptionsT_co, SubjectT_co]):
+class Invocation(Generic[OptionsT_co, RunT_co]):
     """One call of a command.
 
     `output_dir` is the folder that Hydra made, `overrides` are as typed, `composed_yaml` is the
     configuration as it is kept, and `experiment_yaml` the text of its experiment ("" without one).
-    `options` are those of the command's own config group, None where it has none; `subject` is the
+    `options` are those of the command's own config group, None where it has none; `run` is the
     finished run that the configuration was taken from, None where it was composed.
     """
 
@@ -23,8 +23,8 @@ class Invocation(Generic[OptionsT_co, SubjectT_co]):
     composed_yaml: str
     experiment_yaml: str
     options: OptionsT_co
-    subject: SubjectT_co
+    run: RunT_co
 
 
-# Of a call whose options and subject do not matter.
+# For code that needs neither the options nor the finished run of a call.
 AnyInvocation = Invocation[object, object]

@@ -47,7 +47,7 @@ class ExportJob:
 
     config: RunConfig
     options: ExportOptions
-    subject: FinishedRun
+    run: FinishedRun
     adapter: Path
     target: Path
     console: Console
@@ -60,7 +60,7 @@ class ExportJob:
     @property
     def run_id(self) -> str | None:
         """The id of the run in MLflow, None where the run was given as a folder."""
-        return self.subject.kept.run_id if self.subject.kept is not None else None
+        return self.run.kept.run_id if self.run.kept is not None else None
 
     @cached_property
     def base(self) -> BaseIdentity:
@@ -225,13 +225,13 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
         "merged": f"{merged}, in {job.options.dtype.value}",
         "gguf": f"{merged}, as a GGUF in {job.options.quantisation.value}",
     }
-    scores = _score_stored_answers(job.subject)
+    scores = _score_stored_answers(job.run)
     return model_card.CardFacts(
         kind=kind,
         description=descriptions[kind],
         name=job.name,
         run_id=job.run_id,
-        measures=_make_measure_rows(job.subject, scores),
+        measures=_make_measure_rows(job.run, scores),
         leading=[(line.name, line.text) for line in make_leading_lines(scores)] if scores else [],
         harms=make_harm_rows(scores) if scores else [],
         usage=model_card.render_usage(
@@ -243,17 +243,17 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
     )
 
 
-def _score_stored_answers(subject: FinishedRun) -> scorecard.Scorecard | None:
+def _score_stored_answers(run: FinishedRun) -> scorecard.Scorecard | None:
     """Return the scorecard of the answers stored with the run, None where there are none."""
-    if subject.record is None:
+    if run.record is None:
         return None
-    place = f"{RECORD} of run {subject.asked}"
-    record = Record.from_json(subject.record.read_text(encoding="utf-8"), place)
+    place = f"{RECORD} of run {run.asked}"
+    record = Record.from_json(run.record.read_text(encoding="utf-8"), place)
     return scorecard.build_scorecard(record, lexicon.load())
 
 
 def _make_measure_rows(
-    subject: FinishedRun, scores: scorecard.Scorecard | None
+    run: FinishedRun, scores: scorecard.Scorecard | None
 ) -> list[tuple[str, ...]]:
     """Return a row for every measure of `scores`; of a run without stored answers the held-out
     loss that MLflow has.
@@ -269,7 +269,7 @@ def _make_measure_rows(
             for result in scores.results
             if result.comparison is not None
         ]
-    metrics = subject.kept.metrics if subject.kept is not None else {}
+    metrics = run.kept.metrics if run.kept is not None else {}
     if not {"result/loss_before", "result/loss_paired_low"} <= set(metrics):
         return []
     keys = ("paired_change", "paired_low", "paired_high", "sign_test_p")

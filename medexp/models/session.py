@@ -67,10 +67,10 @@ def list_patched_libraries(config: RunConfig) -> list[str]:
 
 
 def prepare_finished_run(
-    config: RunConfig, subject: FinishedRun, console: Console
+    config: RunConfig, run: FinishedRun, console: Console
 ) -> tuple[RunConfig, Weights]:
-    """Return `config` set to begin with the adapter of `subject` and to the fastest plan that fits,
-    and the base of `subject`.
+    """Return `config` set to begin with the adapter of `run` and to the fastest plan that fits,
+    and the base of `run`.
 
     The base is seen to be the one that its adapter was trained on, or another version of it, which
     is said.
@@ -80,14 +80,12 @@ def prepare_finished_run(
     """
     if planner.is_planned(config):
         config = planner.apply_plan(config, planner.choose_plan(config)[0])
-    if subject.adapter is None:
+    if run.adapter is None:
         raise RunError(
-            f"run={subject.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
+            f"run={run.asked} kept no adapter in MLflow (tracking.log_adapter=false); give"
             " run=FOLDER of its adapter"
         )
     found = weights.find_weights(config.model)
-    if note := adapter_files.check_adapter(
-        subject.adapter, config.lora, config.model, found, "run"
-    ):
+    if note := adapter_files.check_adapter(run.adapter, config.lora, config.model, found, "run"):
         console.info(note, NOTE)
-    return change_values(config, {"lora.start_from": str(subject.adapter)}), found
+    return change_values(config, {"lora.start_from": str(run.adapter)}), found

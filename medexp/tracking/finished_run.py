@@ -117,30 +117,26 @@ def recompose_from_options(
     """Return `cfg` with the groups of the run that `options` name in the place of its own, save
     what `overrides` name; and that run, so that the whole command is about one: another may finish
     meanwhile, and be the last."""
-    subject = find_run_from_config(cfg, options.run)
-    return recompose_from_run(cfg, subject, overrides), subject
+    run = find_run_from_config(cfg, options.run)
+    return recompose_from_run(cfg, run, overrides), run
 
 
-def recompose_from_run(
-    cfg: DictConfig, subject: FinishedRun, overrides: Sequence[str]
-) -> DictConfig:
-    """Return `cfg` with the groups of `subject` in the place of its own, save `tracking` and what
+def recompose_from_run(cfg: DictConfig, run: FinishedRun, overrides: Sequence[str]) -> DictConfig:
+    """Return `cfg` with the groups of `run` in the place of its own, save `tracking` and what
     `overrides` name.
 
     Raises: RunError if the run has not kept its config.
     """
-    if subject.composed is None:
+    if run.composed is None:
         raise RunError(
-            f"run={subject.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in"
+            f"run={run.asked} has no config beside it ({COMPOSED_CONFIG} in MLflow, run.yaml in"
             " an adapter folder); it was not made by medexp, or its files were moved away without"
             " the store"
         )
-    stored = OmegaConf.load(subject.composed)
+    stored = OmegaConf.load(run.composed)
     if not isinstance(stored, DictConfig) or "model" not in stored:
-        raise RunError(
-            f"run={subject.asked}: {subject.composed} is not a composed config of medexp"
-        )
-    stored = _relocate_files(stored, cfg, subject)
+        raise RunError(f"run={run.asked}: {run.composed} is not a composed config of medexp")
+    stored = _relocate_files(stored, cfg, run)
     made = OmegaConf.merge(
         cfg, {name: stored[name] for name in cfg if name in stored and name != "tracking"}
     )
@@ -155,15 +151,15 @@ def recompose_from_run(
         value = OmegaConf.select(cfg, key)
         if value is not None or key.rpartition(".")[0] in cfg:
             OmegaConf.update(made, key, value, merge=False)
-    if subject.kept is not None:
-        commits.pin_commits(made, subject.kept.tags, named)
+    if run.kept is not None:
+        commits.pin_commits(made, run.kept.tags, named)
     return made
 
 
-def _relocate_files(stored: DictConfig, cfg: DictConfig, subject: FinishedRun) -> DictConfig:
+def _relocate_files(stored: DictConfig, cfg: DictConfig, run: FinishedRun) -> DictConfig:
     """Return `stored` with the files of its project where they lie now, should the project have
     been moved or copied."""
-    moved_from = subject.kept.tags.get(MOVED_FROM) if subject.kept is not None else None
+    moved_from = run.kept.tags.get(MOVED_FROM) if run.kept is not None else None
     project = Path(find_tracking_root(cfg.tracking.root, Path.cwd())).parent
     return relocate_paths(
         stored, folder_of_uri(moved_from).parents[1] if moved_from else None, project

@@ -45,43 +45,43 @@ def recompose_for_rerun(
                 f"{override} has no effect with experiment=from_run: leave {group}= out and name"
                 " the values themselves"
             )
-    made, subject = finished_run.recompose_from_options(cfg, options, overrides)
-    if subject.started_from is not None and not any(
+    made, run = finished_run.recompose_from_options(cfg, options, overrides)
+    if run.started_from is not None and not any(
         override.lstrip("+").startswith("lora.start_from=") for override in overrides
     ):
         # The folder it was read from may be gone.
-        made.lora.start_from = str(subject.started_from)
-    return made, subject
+        made.lora.start_from = str(run.started_from)
+    return made, run
 
 
 @dataclass(frozen=True)
 class OriginalRun:
     """A run that is made again: which, and what it had come to."""
 
-    subject: FinishedRun
+    run: FinishedRun
 
     @property
     def tags(self) -> dict[str, object]:
         """What the new run says in MLflow of the first."""
         return {
             "medexp.restores": (
-                self.subject.kept.run_id if self.subject.kept is not None else self.subject.asked
+                self.run.kept.run_id if self.run.kept is not None else self.run.asked
             )
         }
 
-    def commits(self, run: RunConfig) -> str | None:
+    def commits(self, config: RunConfig) -> str | None:
         """Return which Hub commits `run` takes because the first one did; None where there are
         none."""
-        kept = self.subject.kept
-        return commits.describe_commits(run, kept.tags) if kept is not None else None
+        kept = self.run.kept
+        return commits.describe_commits(config, kept.tags) if kept is not None else None
 
     def sentence(self, loss: float, held_out: str, trained_on: str) -> str:
         """Return whether `loss`, on held-out cases of digest `held_out` after training on those of
         `trained_on`, is what the first run had come to, as a sentence."""
-        kept = self.subject.kept
+        kept = self.run.kept
         before = kept.metrics.get(LOSS) if kept is not None else None
         if kept is None or before is None:
-            return f"run {self.subject.name} has kept no held-out loss to compare with"
+            return f"run {self.run.name} has kept no held-out loss to compare with"
         if kept.held_out != held_out:
             return (
                 f"the held-out cases are not those of run {kept.run_id}, so {loss:.6g} is not"

@@ -390,14 +390,15 @@ def _is_said(wording: str, answer: ClaimEvidence, needed: float) -> bool:
     lines = [
         line
         for line in answer.lines
-        if not line.is_question and len(_said_in(line, said, content)) >= needed * len(content)
+        if not line.is_question
+        and len(_find_shared_content(line, said, content)) >= needed * len(content)
     ]
     if not content or not lines:
         return False
     return not _flipped(None, said, content, lines, answer.lines) and not _opposite(content, lines)
 
 
-def _said_in(line: _Line, said: _Line, content: frozenset[str]) -> frozenset[str]:
+def _find_shared_content(line: _Line, said: _Line, content: frozenset[str]) -> frozenset[str]:
     return content - _missing(said, content, ClaimEvidence((line,), line.lexicon))
 
 
