@@ -144,8 +144,8 @@ def open_responder(
     encoder = responder.make_question_encoder(
         config, base, Sampling(max_new_tokens, options.temperature, options.top_p, options.seed)
     )
-    # Encoding needs the tokenizer alone: a question that does not fit is refused before the model,
-    # which takes a minute, is loaded.
+    # Encoding needs the tokenizer alone: a question that does not fit is refused before the model
+    # is loaded.
     _refuse_unencodable(encoder, questions)
     run_id = run.kept.run_id if run.kept is not None else run.asked
     return responder.load_responder(run.name, run_id, config, base, encoder, console)

@@ -71,8 +71,9 @@ def list_run_names(options: CompareOptions) -> list[str]:
 
     Raises: ConfigError if there are too few or too many, or runs and a study together.
     """
-    listed = options.run if isinstance(options.run, list) else [options.run]
-    names = [str(name).strip() for name in listed if name is not None]
+    requested = [] if options.run is None else options.run
+    listed = requested if isinstance(requested, list) else [requested]
+    names = [str(name).strip() for name in listed]
     if options.study and names:
         raise ConfigError("run and study are both given; give one of them")
     if options.study:

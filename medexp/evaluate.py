@@ -63,7 +63,7 @@ def evaluate(
     invocation: AnyInvocation,
     console: Console,
 ) -> Scorecard:
-    """Measure `run`, which was made with `config`, print and keep what changed.
+    """Measure `run`, which was made with `config`, print and store what changed; return it.
 
     Raises: any error of `medexp.errors`; answers made until then are kept, and the same call
         continues it.
@@ -71,74 +71,78 @@ def evaluate(
     evaluator.check_primary(config.evaluation)
     began = time.perf_counter()
     if options.rescore:
-        record, found = _rescored(config, run, console)
-        kept = _keep(config, invocation, run, record, found, None)
+        record, scorecard = _rescore(config, run, console)
+        published = _publish(config, invocation, run, record, scorecard, None)
         noise: list[MeasureNoise] = []
     else:
-        record, found, kept, noise = _measured(config, options, invocation, run, console)
+        record, scorecard, published, noise = _measure(config, options, invocation, run, console)
     console.result(f"{summary.NOT_FOR_CLINICAL_USE}\n", style="italic")
-    print_scorecard(console, f"What changed: {run.name}", record, found)
+    print_scorecard(console, f"What changed: {run.name}", record, scorecard)
     if noise:
         print_noise_floor(console, noise)
     console.result(
-        f"Before and after side by side: {short(kept.page)}\nMLflow run {kept.run_id},"
+        f"Before and after side by side: {short(published.page)}\nMLflow run {published.run_id},"
         f" {format_duration(time.perf_counter() - began)}"
     )
-    return found
+    return scorecard
 
 
 @dataclass(frozen=True)
-class Kept:
+class PublishedEvaluation:
     """An evaluation that is in MLflow: its run there, and where its report.html lies."""
 
     run_id: str
     page: Path
 
 
-def _keep(
+def _publish(
     config: RunConfig,
     invocation: AnyInvocation,
     run: FinishedRun,
     record: Record,
-    found: Scorecard,
+    scorecard: Scorecard,
     work: ResumableRun | None,
     noise: Sequence[MeasureNoise] = (),
-) -> Kept:
-    """What was found in a run of MLflow; in that of `work`, where an earlier process was stopped in
-    the middle of this.
+) -> PublishedEvaluation:
+    """Store `scorecard` as a run of MLflow, and return where.
+
+    It is the run of `work` where an earlier process was stopped in the middle of this.
     """
     queries.mark_runs_killed(config.tracking, list_dead_mlflow_runs(config.tracking))
-    earlier = work.mlflow_run_id if work else None
-    with tracking.open_run(config.tracking, earlier, f"evaluate {run.name}") as tracker:
+    earlier_id = work.mlflow_run_id if work else None
+    with tracking.open_run(config.tracking, earlier_id, f"evaluate {run.name}") as tracker:
         if work is not None:
             work.remember_mlflow_run(tracker.run_id)
-        tracker.set_tags(_tags(run))
+        tracker.set_tags(_make_tags(run))
         tracker.log_params(comparable_params(config, invocation.overrides))
         tracker.log_text(invocation.composed_yaml, COMPOSED_CONFIG)
-        about = _about(config, run, record, tracker.run_id)
-        # What is only scored again was looked at before.
+        header = _make_report_header(config, run, record, tracker.run_id)
+        # Who only scores stored answers again has looked at these cases before: nothing is opened.
         if work is not None and record.held_out:
             count = record_opening(config.tracking.root, record.held_out, tracker.run_id)
             tracker.set_tags({"medexp.test_part_opened": count})
-            about = replace(about, facts=[*about.facts, ("test part", describe_openings(count))])
+            facts = [*header.facts, ("test part", describe_openings(count))]
+            header = replace(header, facts=facts)
         if noise:
-            tracker.log_metrics(0, {f"noise/{each.measure.key}": each.floor for each in noise})
-            about = replace(about, facts=[*about.facts, ("noise floor", describe_noise(noise))])
-        page = publish_evaluation(tracker, record, found, about, 0, invocation.output_dir)
-        tracker.set_description(mlflow_description.describe_evaluation(found, tracker.page))
-        return Kept(tracker.run_id, page)
+            floors = {f"noise/{moved.measure.key}": moved.floor for moved in noise}
+            tracker.log_metrics(0, floors)
+            facts = [*header.facts, ("noise floor", describe_noise(noise))]
+            header = replace(header, facts=facts)
+        page = publish_evaluation(tracker, record, scorecard, header, 0, invocation.output_dir)
+        tracker.set_description(mlflow_description.describe_evaluation(scorecard, tracker.page))
+        return PublishedEvaluation(tracker.run_id, page)
 
 
-def _measured(
+def _measure(
     config: RunConfig,
     options: EvaluateOptions,
     invocation: AnyInvocation,
     run: FinishedRun,
     console: Console,
-) -> tuple[Record, Scorecard, Kept, list[MeasureNoise]]:
-    """Load base and adapter, ask, score, and keep."""
-    config, found = prepare_finished_run(config, run, console)
-    questions = _questions(config.evaluation)
+) -> tuple[Record, Scorecard, PublishedEvaluation, list[MeasureNoise]]:
+    """Load base and adapter, ask both, score the answers, and store them."""
+    config, weights = prepare_finished_run(config, run, console)
+    questions = _read_benchmark_questions(config.evaluation)
     cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
     names = [f"evaluate-{of(config, cases.digest)}" for of in (fingerprint, former_fingerprint)]
@@ -150,30 +154,33 @@ def _measured(
             f": {config.model.name} on {config.dataset.name}, hardware={config.hardware.name}",
             title=run.name,
         )
-        base = open_session(config, found, console)
-        ready = CachedTokenizer(base.tokenizer, config.prompt).prepare_cases(config, sides)
+        base = open_session(config, weights, console)
+        data = CachedTokenizer(base.tokenizer, config.prompt).prepare_cases(config, sides)
         tuned = load_model_under_ceiling(config, base, console)
         job = Evaluator(
             config,
             console,
             work.answers_file,
-            ready,
+            data,
             tuned,
             base.meter,
-            open_baseline_cache(config, base.weights, ready),
+            open_baseline_cache(config, base.weights, data),
         )
-        record = _asked(job, questions)
-        card = evaluator.score_record(record, config.evaluation, base.modules)
-        noise = []
+        record = _measure_both_models(job, questions)
+        scorecard = evaluator.score_record(record, config.evaluation, base.modules)
+        noise: list[MeasureNoise] = []
         if options.noise_floor and record.cases:
             noise = measure_noise(record, *job.repeat_in_other_batches(), lexicon.load())
-        kept = _keep(config, invocation, run, record, card, work, noise)
-        work.finish()  # last: until then the answers are nowhere else
-    return record, card, kept, noise
+        published = _publish(config, invocation, run, record, scorecard, work, noise)
+        # Last: until they are published, the answers lie nowhere else.
+        work.finish()
+    return record, scorecard, published, noise
 
 
-def _asked(job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]) -> Record:
-    """Losses, answers and benchmarks of base and tuned model."""
+def _measure_both_models(
+    job: Evaluator, questions: dict[Benchmark, list[ChoiceQuestion]]
+) -> Record:
+    """Return losses, answers and benchmark grades of base and tuned model."""
     losses_before = job.measure_base_losses()
     with job.console.status("measuring the tuned model's held-out loss"):
         losses_after = job.measure_losses()
@@ -218,7 +225,7 @@ def _point_out_other_cases(run: FinishedRun, sides: Split, console: Console) -> 
         )
 
 
-def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
+def _read_benchmark_questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     """Return the questions of the benchmarks with a local file, before anything heavy is loaded."""
     files = {
         Benchmark(name): Path(file)
@@ -237,7 +244,7 @@ def _questions(evaluation: Evaluation) -> dict[Benchmark, list[ChoiceQuestion]]:
     }
 
 
-def _rescored(config: RunConfig, run: FinishedRun, console: Console) -> tuple[Record, Scorecard]:
+def _rescore(config: RunConfig, run: FinishedRun, console: Console) -> tuple[Record, Scorecard]:
     """Score the stored answers, and say whether the figures are those stored with them."""
     if run.record is None:
         raise RunError(
@@ -252,19 +259,20 @@ def _rescored(config: RunConfig, run: FinishedRun, console: Console) -> tuple[Re
         if config.evaluation.embedding
         else None
     )
-    found = evaluator.score_record(record, config.evaluation, modules)
+    scorecard = evaluator.score_record(record, config.evaluation, modules)
     stored = run.kept.metrics if run.kept is not None else {}
-    known = {name: value for name, value in found.metrics().items() if name in stored}
-    other = [name for name, value in known.items() if stored[name] != value]
+    again = {name: value for name, value in scorecard.metrics().items() if name in stored}
+    different = [name for name, value in again.items() if stored[name] != value]
     console.info(
-        f"{len(known) - len(other)} of {len(known)} stored figures are the same to the digit", DONE
+        f"{len(again) - len(different)} of {len(again)} stored figures are the same to the digit",
+        DONE,
     )
-    for name in other:
-        console.info(f"{name}: {stored[name]!r} is stored, {known[name]!r} now", NOTE)
-    return record, found
+    for name in different:
+        console.info(f"{name}: {stored[name]!r} is stored, {again[name]!r} now", NOTE)
+    return record, scorecard
 
 
-def _tags(run: FinishedRun) -> dict[str, object]:
+def _make_tags(run: FinishedRun) -> dict[str, object]:
     parent = run.kept.run_id if run.kept is not None else None
     return {
         "medexp.evaluates": run.asked,
@@ -273,7 +281,9 @@ def _tags(run: FinishedRun) -> dict[str, object]:
     }
 
 
-def _about(config: RunConfig, run: FinishedRun, record: Record, run_id: str) -> ReportHeader:
+def _make_report_header(
+    config: RunConfig, run: FinishedRun, record: Record, run_id: str
+) -> ReportHeader:
     """Return what report.html has beside the measures; for a run in MLflow also curves and VRAM."""
     facts = [
         ("evaluated", with_tilde(run.asked)),
@@ -287,17 +297,15 @@ def _about(config: RunConfig, run: FinishedRun, record: Record, run_id: str) -> 
     ]
     if run.kept is None:
         return ReportHeader(run.name, facts)
-    kept = run.kept.metrics
-    planned, measured = (
-        int(kept.get("vram/planned_bytes", 0)),
-        int(kept.get("vram/measured_bytes", 0)),
-    )
+    metrics = run.kept.metrics
+    planned_bytes = int(metrics.get("vram/planned_bytes", 0))
+    measured_bytes = int(metrics.get("vram/measured_bytes", 0))
     return ReportHeader(
         run.name,
         facts,
-        planned_bytes=planned,
-        measured_bytes=measured,
-        ceiling_bytes=bytes_of_gib(config.hardware.vram_ceiling_gib or 0) if measured else 0,
+        planned_bytes=planned_bytes,
+        measured_bytes=measured_bytes,
+        ceiling_bytes=bytes_of_gib(config.hardware.vram_ceiling_gib or 0) if measured_bytes else 0,
         **read_loss_curves(run.kept.tracker),
     )
 

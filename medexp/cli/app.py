@@ -40,7 +40,7 @@ _NO_PLACE = (
     errno.ENAMETOOLONG,
 )
 OptionsT = TypeVar("OptionsT")
-SubjectT = TypeVar("SubjectT")
+FinishedRunT = TypeVar("FinishedRunT")
 
 
 @overload
@@ -54,12 +54,12 @@ def run_command(
 
 @overload
 def run_command(
-    main: Callable[[RunConfig, Invocation[OptionsT, SubjectT]], float],
+    main: Callable[[RunConfig, Invocation[OptionsT, FinishedRunT]], float],
     config_name: str,
     options_class: type[OptionsT],
     needs_card: bool = True,
     *,
-    recompose: Recompose[OptionsT, SubjectT],
+    recompose: Recompose[OptionsT, FinishedRunT],
 ) -> NoReturn: ...
 
 

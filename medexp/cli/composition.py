@@ -27,8 +27,8 @@ from medexp.errors import ConfigError, first_line
 from medexp.system import machine
 
 OptionsT = TypeVar("OptionsT")
-SubjectT = TypeVar("SubjectT")
-Recompose = Callable[[DictConfig, OptionsT, Sequence[str]], tuple[DictConfig, SubjectT]]
+FinishedRunT = TypeVar("FinishedRunT")
+Recompose = Callable[[DictConfig, OptionsT, Sequence[str]], tuple[DictConfig, FinishedRunT]]
 # That of the roots in conf/.
 _OUTPUT_DIR = "outputs/%Y-%m-%d/%H-%M-%S"
 

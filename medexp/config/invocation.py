@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 OptionsT_co = TypeVar("OptionsT_co", covariant=True)
-RunT_co = TypeVar("RunT_co", covariant=True)
+FinishedRunT_co = TypeVar("FinishedRunT_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Invocation(Generic[OptionsT_co, RunT_co]):
+class Invocation(Generic[OptionsT_co, FinishedRunT_co]):
     """One call of a command.
 
     `output_dir` is the folder that Hydra made, `overrides` are as typed, `composed_yaml` is the
@@ -23,7 +23,7 @@ class Invocation(Generic[OptionsT_co, RunT_co]):
     composed_yaml: str
     experiment_yaml: str
     options: OptionsT_co
-    run: RunT_co
+    run: FinishedRunT_co
 
 
 # For code that needs neither the options nor the finished run of a call.
