@@ -153,7 +153,8 @@ def _check_adapter(config: RunConfig, adapter: Path) -> None:
     settings = adapter_files.read_adapter_config(adapter)
     if unsupported := lora_math.find_unsupported_settings(settings):
         raise ModelError(
-            f"the adapter in {adapter} has {unsupported[0]}, which medexp does not write and cannot merge"
+            f"the adapter in {adapter} has {unsupported[0]}, which medexp does not write and"
+            " cannot merge"
         )
     misfits = list(
         lora_math.find_misfits(

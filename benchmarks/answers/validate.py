@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.measures.contradictions import contradictions
+from medexp.evaluation.measures.contradictions import find_contradictions
 from medexp.evaluation.measures.unsupported_claims import evidence, unsupported
 
 HERE = Path(__file__).parent
@@ -90,7 +90,8 @@ def judge(marked: Marked) -> Found:
     known = evidence(marked.question, marked.reference, words)
     said = [(each.start, each.end) for each in unsupported(marked.answer, known, words)]
     said += [
-        (each.start, each.end) for each in contradictions(marked.answer, marked.question, words)
+        (each.start, each.end)
+        for each in find_contradictions(marked.answer, marked.question, words)
     ]
     caught, missed = Counter[str](), []
     for kind, start, end in marked.errors:

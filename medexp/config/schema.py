@@ -331,7 +331,7 @@ class BenchmarkFiles(Group):
 
 @dataclass
 class Judge(Group):
-    """A language model at an OpenAI-compatible endpoint that judges answers; off without `model`."""
+    """A language model at an OpenAI-compatible endpoint, which judges answers if `model` is set."""
 
     inside: ClassVar[str] = "judge."
     model: str | None = MISSING

@@ -21,7 +21,7 @@ from medexp.evaluation.measures.claims import (
     gather_evidence,
 )
 from medexp.evaluation.measures.clinical_terms import Lexicon
-from medexp.evaluation.measures.contradictions import Contradiction, contradictions
+from medexp.evaluation.measures.contradictions import Contradiction, find_contradictions
 from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
 from medexp.evaluation.measures.reference_recall import (
     embedded_recall,
@@ -440,7 +440,7 @@ def _find_against(
     """Return what in an answer counts against it."""
     known = evidence(case.question, case.reference, lexicon)
     claims = unsupported(text, known, lexicon)
-    return tuple(claims), tuple(contradictions(text, case.question, lexicon))
+    return tuple(claims), tuple(find_contradictions(text, case.question, lexicon))
 
 
 def _score_content(

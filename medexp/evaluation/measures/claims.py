@@ -45,9 +45,9 @@ from medexp.evaluation.measures.clinical_terms import (
     Concept,
     Lexicon,
     Mention,
+    find_mentions,
     is_negated,
     is_wider,
-    mentions,
 )
 from medexp.evaluation.measures.fabrications import find_excessive_doses, find_invented_drugs
 from medexp.evaluation.measures.quantities import Quantity, quantities
@@ -242,7 +242,7 @@ class _Line:
 
     @cached_property
     def mentions(self) -> tuple[Mention, ...]:
-        return tuple(mentions(self.text, self.lexicon))
+        return tuple(find_mentions(self.text, self.lexicon))
 
     @cached_property
     def polarity(self) -> dict[str, bool | None]:
@@ -328,9 +328,9 @@ def split_statements(text: str, deduplicate: bool = True) -> list[Statement]:
     for line in answer.splitlines(keepends=True):
         section = section_at(line.strip()) or section
         if heading_alone(line.strip()) is None and not line.lstrip().startswith("#"):
-            found += _sentences(line, at, section)
+            found += _split_line(line, at, section)
         at += len(line)
-    return list(_without_repeats(found)) if deduplicate else found
+    return list(_drop_repeats(found)) if deduplicate else found
 
 
 def check_claims(
@@ -395,11 +395,13 @@ def _is_said(wording: str, answer: ClaimEvidence, needed: float) -> bool:
     ]
     if not content or not lines:
         return False
-    return not _flipped(None, said, content, lines, answer.lines) and not _opposite(content, lines)
+    return not _explain_flip(None, said, content, lines, answer.lines) and not _explain_opposite(
+        content, lines
+    )
 
 
 def _find_shared_content(line: _Line, said: _Line, content: frozenset[str]) -> frozenset[str]:
-    return content - _missing(said, content, ClaimEvidence((line,), line.lexicon))
+    return content - _find_missing_content(said, content, ClaimEvidence((line,), line.lexicon))
 
 
 def _stands_in(statement: Statement, evidence: ClaimEvidence) -> bool:
@@ -408,10 +410,10 @@ def _stands_in(statement: Statement, evidence: ClaimEvidence) -> bool:
     if any(said.normal in line.parts for line in evidence.lines):
         return True
     lines = [line for line in evidence.lines if said.normal in line.normal]
-    return bool(lines) and not _flipped(statement, said, said.content, lines, evidence.lines)
+    return bool(lines) and not _explain_flip(statement, said, said.content, lines, evidence.lines)
 
 
-def _align(content: frozenset[str], lines: Sequence[_Line]) -> list[_Line]:
+def _find_aligned_lines(content: frozenset[str], lines: Sequence[_Line]) -> list[_Line]:
     return [
         line
         for line in lines
@@ -422,16 +424,16 @@ def _align(content: frozenset[str], lines: Sequence[_Line]) -> list[_Line]:
 def _check_part(statement: Statement, evidence: ClaimEvidence, needed: float) -> CheckedClaim:
     if _stands_in(statement, evidence):
         return CheckedClaim(statement, SUPPORTED, "word by word", 1.0)
-    if why := _why_fabricated(statement, evidence):
+    if why := _explain_fabrication(statement, evidence):
         return CheckedClaim(statement, FABRICATED, why)
     said = _Line(statement.text, evidence.lexicon)
     content = said.content
-    missing = _missing(said, content, evidence)
+    missing = _find_missing_content(said, content, evidence)
     covered = 1 - len(missing) / len(content) if content else 0.0
     is_drug_missing = any(
         each.kind == _DRUG and stems(each.text) & missing for each in said.mentions
     )
-    if why := _why_contradicted(statement, said, missing, evidence):
+    if why := _explain_contradiction(statement, said, missing, evidence):
         return CheckedClaim(statement, CONTRADICTED, why, covered)
     numbers = [each.text for each in said.quantities if not _is_known(each, evidence.quantities)]
     if content and covered >= needed and not numbers and not is_drug_missing:
@@ -440,7 +442,7 @@ def _check_part(statement: Statement, evidence: ClaimEvidence, needed: float) ->
     return CheckedClaim(statement, NOT_IN_EVIDENCE, why, covered)
 
 
-def _sentences(line: str, at: int, section: str | None) -> Iterator[Statement]:
+def _split_line(line: str, at: int, section: str | None) -> Iterator[Statement]:
     bullet = _BULLET.match(line)
     start = bullet.end() if bullet else 0
     for part in _SENTENCE.split(line[start:]):
@@ -452,7 +454,7 @@ def _sentences(line: str, at: int, section: str | None) -> Iterator[Statement]:
             yield Statement(text, at + begin, at + begin + len(text), section)
 
 
-def _without_repeats(found: Sequence[Statement]) -> Iterator[Statement]:
+def _drop_repeats(found: Sequence[Statement]) -> Iterator[Statement]:
     seen = set()
     for each in found:
         key = " ".join(split_words(each.text))
@@ -461,7 +463,9 @@ def _without_repeats(found: Sequence[Statement]) -> Iterator[Statement]:
             yield each
 
 
-def _missing(said: _Line, content: frozenset[str], evidence: ClaimEvidence) -> frozenset[str]:
+def _find_missing_content(
+    said: _Line, content: frozenset[str], evidence: ClaimEvidence
+) -> frozenset[str]:
     known = evidence.stems
     by_concept = (stems(each.text) for each in said.mentions if _has_concept(each, evidence))
     return content - known - frozenset[str]().union(*by_concept)
@@ -478,7 +482,7 @@ def _is_known(quantity: Quantity, known: Sequence[Quantity]) -> bool:
     return quantity.in_words or any(quantity.agrees(other) for other in known)
 
 
-def _why_fabricated(statement: Statement, evidence: ClaimEvidence) -> str:
+def _explain_fabrication(statement: Statement, evidence: ClaimEvidence) -> str:
     text = statement.text
     known = evidence.text.casefold()
     sources = [
@@ -495,7 +499,7 @@ def _why_fabricated(statement: Statement, evidence: ClaimEvidence) -> str:
     return ""
 
 
-def _why_contradicted(
+def _explain_contradiction(
     statement: Statement, said: _Line, missing: frozenset[str], evidence: ClaimEvidence
 ) -> str:
     dismissal = DISMISSAL.search(statement.text)
@@ -504,18 +508,18 @@ def _why_contradicted(
     content = said.content
     if not content:
         return ""
-    if denied := _denied_word_by_word(statement, evidence):
+    if denied := _find_verbatim_denial(statement, evidence):
         return f"the evidence says: {denied}"
-    aligned = _align(content, evidence.lines)
+    aligned = _find_aligned_lines(content, evidence.lines)
     return (
-        _flipped(statement, said, content, aligned, evidence.lines)
-        or _opposite(content, evidence.lines)
-        or _other_number(said, aligned, evidence)
-        or _other_drug(said, missing, aligned)
+        _explain_flip(statement, said, content, aligned, evidence.lines)
+        or _explain_opposite(content, evidence.lines)
+        or _explain_other_number(said, aligned, evidence)
+        or _explain_other_drug(said, missing, aligned)
     )
 
 
-def _flipped(
+def _explain_flip(
     statement: Statement | None,
     said: _Line,
     content: frozenset[str],
@@ -529,7 +533,7 @@ def _flipped(
     if is_warning and statement is not None and any(line.section for line in known):
         # What the patient did is no advice, and what he has no warning.
         aligned = [line for line in aligned if line.section == statement.section]
-    flips = [_flipped_stems(said, content, line) for line in aligned]
+    flips = [_find_flipped_stems(said, content, line) for line in aligned]
     if not flips or not all(flips):
         return ""
     if is_warning and not any(each.kind == _DRUG for each in said.mentions):
@@ -538,7 +542,7 @@ def _flipped(
     return f"the evidence says the opposite of: {', '.join(sorted(most))}" if most else ""
 
 
-def _denied_word_by_word(statement: Statement, evidence: ClaimEvidence) -> str:
+def _find_verbatim_denial(statement: Statement, evidence: ClaimEvidence) -> str:
     """Return what follows a denial at the start of the statement, where that is a line or a part of
     a line of the evidence.
     """
@@ -551,7 +555,7 @@ def _denied_word_by_word(statement: Statement, evidence: ClaimEvidence) -> str:
     return rest if has_words and any(denied in line.parts for line in evidence.lines) else ""
 
 
-def _flipped_stems(said: _Line, content: frozenset[str], line: _Line) -> frozenset[str]:
+def _find_flipped_stems(said: _Line, content: frozenset[str], line: _Line) -> frozenset[str]:
     """Return the shared words that one of two lines denies and the other affirms; none where both
     deny something that they share, since then only the reach of the denials differs.
     """
@@ -567,13 +571,13 @@ def _flipped_stems(said: _Line, content: frozenset[str], line: _Line) -> frozens
     return flips if flips and is_enough else frozenset()
 
 
-def _opposite(content: frozenset[str], known: Sequence[_Line]) -> str:
+def _explain_opposite(content: frozenset[str], known: Sequence[_Line]) -> str:
     for pair in OPPOSITES:
         for mine, other in (pair, pair[::-1]):
             own, rest = content & mine, content - mine
             if not own or not rest or content & other:
                 continue
-            lines = _align(rest, known)
+            lines = _find_aligned_lines(rest, known)
             if any(line.stems & mine for line in lines):
                 continue
             if any(line.stems & other for line in lines):
@@ -581,7 +585,7 @@ def _opposite(content: frozenset[str], known: Sequence[_Line]) -> str:
     return ""
 
 
-def _other_number(said: _Line, aligned: Sequence[_Line], evidence: ClaimEvidence) -> str:
+def _explain_other_number(said: _Line, aligned: Sequence[_Line], evidence: ClaimEvidence) -> str:
     for each in said.quantities:
         if each.unit is None or _is_known(each, evidence.quantities):
             continue
@@ -589,18 +593,18 @@ def _other_number(said: _Line, aligned: Sequence[_Line], evidence: ClaimEvidence
             other
             for line in aligned
             for other in line.quantities
-            if other.unit == each.unit and _unit_word(other) == _unit_word(each)
+            if other.unit == each.unit and _extract_unit_word(other) == _extract_unit_word(each)
         ]
         if others:
             return f"{each.text}, where the evidence has {others[0].text}"
     return ""
 
 
-def _unit_word(quantity: Quantity) -> str:
+def _extract_unit_word(quantity: Quantity) -> str:
     return singular(re.sub(r"[\d.,\s–-]|to", "", quantity.text).casefold())
 
 
-def _other_drug(said: _Line, missing: frozenset[str], aligned: Sequence[_Line]) -> str:
+def _explain_other_drug(said: _Line, missing: frozenset[str], aligned: Sequence[_Line]) -> str:
     for mention in said.mentions:
         own = stems(mention.text)
         if mention.kind != _DRUG or not own <= missing or not missing <= own:

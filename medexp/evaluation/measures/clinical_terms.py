@@ -109,7 +109,7 @@ class Mention:
         return self.concepts[0].kind
 
 
-def lexicon_of(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
+def build_lexicon(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
     """The lexicon of rows of kind, concept, tree numbers (by spaces), names (by bars, each as its
     looked-up words).
     """
@@ -121,7 +121,7 @@ def lexicon_of(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
     return Lexicon(names, max((name.count(" ") + 1 for name in names), default=0))
 
 
-def mentions(text: str, lexicon: Lexicon) -> list[Mention]:
+def find_mentions(text: str, lexicon: Lexicon) -> list[Mention]:
     """Every term of `lexicon` in `text`, in order, none overlapping."""
     plain = POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
     found, words = (

@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 
 from medexp.data.words import split_words
-from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, mentions
+from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, find_mentions
 from medexp.evaluation.measures.words import answer_part
 
 FAMILIES = {
@@ -113,15 +113,15 @@ class Contradiction:
     end: int
 
 
-def contradictions(answer: str, question: str, lexicon: Lexicon) -> list[Contradiction]:
+def find_contradictions(answer: str, question: str, lexicon: Lexicon) -> list[Contradiction]:
     """Every contradiction found, in the order above; places are those in the whole answer."""
     text = answer_part(answer)
     offset = len(answer) - len(text)
     found = [
-        *_age(text, question),
-        *_sex(text, question),
-        *_pregnancy(text, question),
-        *_allergy(text, question, lexicon),
+        *_find_age_contradictions(text, question),
+        *_find_sex_contradictions(text, question),
+        *_find_pregnancy_contradictions(text, question),
+        *_find_allergy_contradictions(text, question, lexicon),
     ]
     return [
         Contradiction(about, text[start:end], start + offset, end + offset)
@@ -129,13 +129,13 @@ def contradictions(answer: str, question: str, lexicon: Lexicon) -> list[Contrad
     ]
 
 
-def age_years(question: str) -> float | None:
+def find_age_years(question: str) -> float | None:
     """The patient's age where the question states exactly one."""
-    ages = {years for years, _, _ in _ages(question)}
+    ages = {years for years, _, _ in _find_ages(question)}
     return ages.pop() if len(ages) == 1 else None
 
 
-def sex(text: str) -> str | None:
+def find_sex(text: str) -> str | None:
     """female or male where all the words that tell are of one sex."""
     found = set(split_words(text))
     is_female, is_male = bool(found & _FEMALE), bool(found & _MALE)
@@ -145,7 +145,7 @@ def sex(text: str) -> str | None:
 Place = tuple[str, int, int]
 
 
-def _ages(text: str) -> list[tuple[float, int, int]]:
+def _find_ages(text: str) -> list[tuple[float, int, int]]:
     shares = {"year": 1.0, "month": 1 / 12, "week": 1 / 52, "day": 1 / 365}
     return [
         (
@@ -158,11 +158,11 @@ def _ages(text: str) -> list[tuple[float, int, int]]:
     ]
 
 
-def _age(text: str, question: str) -> list[Place]:
-    stated = age_years(question)
+def _find_age_contradictions(text: str, question: str) -> list[Place]:
+    stated = find_age_years(question)
     if stated is None:
         return []
-    found = [("age", start, end) for years, start, end in _ages(text) if years != stated]
+    found = [("age", start, end) for years, start, end in _find_ages(text) if years != stated]
     wrong_stage = _CHILD if stated >= 18 else _ADULT if stated < 13 else None
     # Where the question speaks of others, "the baby" may be one of them.
     if wrong_stage is None or wrong_stage.search(question) or _OTHERS.search(question):
@@ -170,8 +170,8 @@ def _age(text: str, question: str) -> list[Place]:
     return found + [("age", *each.span()) for each in wrong_stage.finditer(text)]
 
 
-def _sex(text: str, question: str) -> list[Place]:
-    asked, said = sex(question), sex(text)
+def _find_sex_contradictions(text: str, question: str) -> list[Place]:
+    asked, said = find_sex(question), find_sex(text)
     if asked is None or said is None or asked == said:
         return []
     wrong = _FEMALE if said == "female" else _MALE
@@ -185,11 +185,11 @@ def _sex(text: str, question: str) -> list[Place]:
     ]
 
 
-def _pregnancy(text: str, question: str) -> list[Place]:
+def _find_pregnancy_contradictions(text: str, question: str) -> list[Place]:
     denied = bool(_NOT_PREGNANT.search(question))
     if _PREGNANT.search(question) and not denied:
         return [("pregnancy", *each.span()) for each in _NOT_PREGNANT.finditer(text)]
-    if denied or sex(question) == "male":
+    if denied or find_sex(question) == "male":
         found = (
             each
             for each in _IS_PREGNANT.finditer(text)
@@ -203,11 +203,11 @@ def _pregnancy(text: str, question: str) -> list[Place]:
     return []
 
 
-def _allergens(text: str, lexicon: Lexicon) -> frozenset[str]:
+def _find_allergens(text: str, lexicon: Lexicon) -> frozenset[str]:
     """Return the names of the drugs that `text` says an allergy to, with their families."""
     found: set[Concept] = set()
     for clause in _CLAUSE.finditer(text):
-        drugs = [each for each in mentions(clause[0], lexicon) if each.kind == "drug"]
+        drugs = [each for each in find_mentions(clause[0], lexicon) if each.kind == "drug"]
         for stated in _ALLERGIC_TO.finditer(clause[0]):
             found |= {
                 concept
@@ -223,8 +223,8 @@ def _allergens(text: str, lexicon: Lexicon) -> frozenset[str]:
     return frozenset(names.union(*families))
 
 
-def _allergy(text: str, question: str, lexicon: Lexicon) -> list[Place]:
-    allergens = _allergens(question, lexicon)
+def _find_allergy_contradictions(text: str, question: str, lexicon: Lexicon) -> list[Place]:
+    allergens = _find_allergens(question, lexicon)
     if not allergens:
         if not _NO_ALLERGY.search(question):
             return []
@@ -233,7 +233,7 @@ def _allergy(text: str, question: str, lexicon: Lexicon) -> list[Place]:
             for each in re.finditer(r"\b(?:is |known to be )allergic to \w+", text)
         ]
     found: list[Place] = [("allergy", *each.span()) for each in _NO_ALLERGY.finditer(text)]
-    for each in mentions(text, lexicon):
+    for each in find_mentions(text, lexicon):
         clause = next(
             (one[0] for one in _CLAUSE.finditer(text) if one.start() <= each.start < one.end()), ""
         )

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from medexp.data.words import split_words
-from medexp.evaluation.measures.clinical_terms import Lexicon, Mention, mentions
+from medexp.evaluation.measures.clinical_terms import Lexicon, Mention, find_mentions
 from medexp.evaluation.measures.quantities import Quantity, quantities
 from medexp.evaluation.measures.words import fold, singular
 
@@ -124,7 +124,9 @@ def find_excessive_doses(text: str, lexicon: Lexicon) -> list[ExcessiveDose]:
     for match in _SENTENCE.finditer(text):
         doses = [each for each in quantities(match[0]) if each.unit == "mg"]
         drugs = (
-            [each for each in mentions(match[0], lexicon) if each.kind == "drug"] if doses else []
+            [each for each in find_mentions(match[0], lexicon) if each.kind == "drug"]
+            if doses
+            else []
         )
         for dose in doses:
             excess = _excess(match[0], dose, drugs)

@@ -6,7 +6,7 @@ import gzip
 from functools import cache
 from pathlib import Path
 
-from medexp.evaluation.measures.clinical_terms import Lexicon, lexicon_of
+from medexp.evaluation.measures.clinical_terms import Lexicon, build_lexicon
 
 FILE = Path(__file__).with_name("clinical_terms.tsv.gz")
 
@@ -18,4 +18,4 @@ def load() -> Lexicon:
     """
     lines = gzip.decompress(FILE.read_bytes()).decode().splitlines()
     rows = (line.split("\t") for line in lines if not line.startswith("#"))
-    return lexicon_of((kind, concept, trees, names) for kind, concept, trees, names in rows)
+    return build_lexicon((kind, concept, trees, names) for kind, concept, trees, names in rows)

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from medexp.data.words import locate_words
-from medexp.evaluation.measures.clinical_terms import Lexicon, is_negated, mentions
+from medexp.evaluation.measures.clinical_terms import Lexicon, find_mentions, is_negated
 from medexp.evaluation.measures.sections import sections
 from medexp.evaluation.measures.words import answer_part, stems
 
@@ -42,12 +42,14 @@ def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool
     meant = {
         concept
         for name in names
-        for each in mentions(name, lexicon)
+        for each in find_mentions(name, lexicon)
         if each.text == name
         for concept in each.concepts
     }
     text = answer_part(answer)
-    if any(meant & set(each.concepts) and not each.negated for each in mentions(text, lexicon)):
+    if any(
+        meant & set(each.concepts) and not each.negated for each in find_mentions(text, lexicon)
+    ):
         return True
     return any(
         _holds(line, name) for line in lines(answer) if not line.endswith("?") for name in names

@@ -25,7 +25,13 @@ there.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, Mention, is_wider, mentions
+from medexp.evaluation.measures.clinical_terms import (
+    Concept,
+    Lexicon,
+    Mention,
+    find_mentions,
+    is_wider,
+)
 from medexp.evaluation.measures.quantities import Quantity, quantities
 from medexp.evaluation.measures.sections import section_at, sections
 from medexp.evaluation.measures.words import answer_part, stems
@@ -64,8 +70,8 @@ def evidence(question: str, reference: str, lexicon: Lexicon) -> Evidence:
     rest = "\n".join(
         line for line in answer_part(reference).splitlines() if line.strip() not in warned
     )
-    present = [mention for text in (question, rest) for mention in mentions(text, lexicon)]
-    found = [*present, *mentions(warned, lexicon)]
+    present = [mention for text in (question, rest) for mention in find_mentions(text, lexicon)]
+    found = [*present, *find_mentions(warned, lexicon)]
     affirmed = _concepts(found, negated=False)
     return Evidence(
         affirmed=affirmed,
@@ -93,7 +99,7 @@ def unsupported(answer: str, known: Evidence, lexicon: Lexicon) -> list[Claim]:
     offset = len(answer) - len(text)
     claims = [
         Claim(each.text, each.start, each.end, each.kind)
-        for each in mentions(text, lexicon)
+        for each in find_mentions(text, lexicon)
         if not each.negated and not _is_supported(each, known, _section(text, each.start))
     ]
     claims += [

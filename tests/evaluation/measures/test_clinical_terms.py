@@ -2,16 +2,16 @@
 
 import pytest
 
-from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, is_wider, mentions
+from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, find_mentions, is_wider
 
 
 def named(text: str, lexicon: Lexicon) -> list[tuple[str, bool]]:
-    return [(each.text, each.negated) for each in mentions(text, lexicon)]
+    return [(each.text, each.negated) for each in find_mentions(text, lexicon)]
 
 
 @pytest.mark.parametrize("text", ["oedema", "edema", "Oedemas"])
 def test_one_concept_in_every_spelling(text, lexicon):
-    (found,) = mentions(text, lexicon)
+    (found,) = find_mentions(text, lexicon)
     assert found.concepts[0].name == "edema"
 
 
@@ -24,7 +24,7 @@ def test_one_concept_in_every_spelling(text, lexicon):
     ],
 )
 def test_synonyms_mean_the_same(one, other, lexicon):
-    assert {*mentions(one, lexicon)[0].concepts} & {*mentions(other, lexicon)[0].concepts}
+    assert {*find_mentions(one, lexicon)[0].concepts} & {*find_mentions(other, lexicon)[0].concepts}
 
 
 def test_the_longest_name_wins(lexicon):
@@ -51,7 +51,7 @@ def test_possessives_do_not_hide_a_name(lexicon):
     ],
 )
 def test_a_denial_reaches_to_the_end_of_its_clause(text, denied, lexicon):
-    assert [each.negated for each in mentions(text, lexicon)] == denied
+    assert [each.negated for each in find_mentions(text, lexicon)] == denied
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_denial_reaches_to_the_end_of_its_clause(text, denied, lexicon):
     ],
 )
 def test_ordinary_clinical_phrases_are_read_the_right_way_round(text, denied, lexicon):
-    assert [each.negated for each in mentions(text, lexicon)] == denied
+    assert [each.negated for each in find_mentions(text, lexicon)] == denied
 
 
 def test_a_wider_concept_is_known_by_its_tree():

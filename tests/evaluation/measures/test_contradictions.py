@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medexp.config.registration import find_conf_dir
-from medexp.evaluation.measures.contradictions import age_years, contradictions, sex
+from medexp.evaluation.measures.contradictions import find_age_years, find_contradictions, find_sex
 
 MAN, WOMAN, CHILD = (
     "A 45-year-old man coughs.",
@@ -34,7 +34,7 @@ ALLERGIC = "A 45-year-old man, allergic to penicillin, coughs."
     ],
 )
 def test_a_contradiction_is_found_where_it_stands(question, answer, about, lexicon):
-    (found,) = contradictions(f"Hm.</think>{answer}", question, lexicon)
+    (found,) = find_contradictions(f"Hm.</think>{answer}", question, lexicon)
     assert found.about == about
     assert f"Hm.</think>{answer}"[found.start : found.end] == found.text
 
@@ -61,7 +61,7 @@ def test_a_contradiction_is_found_where_it_stands(question, answer, about, lexic
     ],
 )
 def test_what_fits_is_no_contradiction(question, answer, lexicon):
-    assert contradictions(answer, question, lexicon) == []
+    assert find_contradictions(answer, question, lexicon) == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_fits_is_no_contradiction(question, answer, lexicon):
     ],
 )
 def test_an_age_is_read_where_there_is_one(text, age):
-    assert age_years(text) == (None if age is None else pytest.approx(age))
+    assert find_age_years(text) == (None if age is None else pytest.approx(age))
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,14 @@ def test_an_age_is_read_where_there_is_one(text, age):
     ],
 )
 def test_the_sex_is_told_where_all_words_agree(text, told):
-    assert sex(text) == told
+    assert find_sex(text) == told
 
 
 def test_no_shipped_reference_contradicts_its_question(lexicon):
     file = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [
-        r["condition"] for r in records if contradictions(r["Response"], r["Question"], lexicon)
+        r["condition"]
+        for r in records
+        if find_contradictions(r["Response"], r["Question"], lexicon)
     ] == []
