@@ -25,9 +25,13 @@ from medexp.evaluation.measures.claims import (
     recall_statement,
 )
 from medexp.evaluation.measures.clinical_terms import Lexicon
-from medexp.evaluation.measures.reference_recall import MIN_SHARE, items, names_condition
-from medexp.evaluation.measures.safety import must_say_coverage
-from medexp.evaluation.measures.sections import heading_alone
+from medexp.evaluation.measures.reference_recall import (
+    MIN_SHARE,
+    list_reference_items,
+    names_condition,
+)
+from medexp.evaluation.measures.safety import measure_must_say_coverage
+from medexp.evaluation.measures.sections import find_bare_heading
 
 CASES = Path(__file__).parents[2] / "medexp" / "data" / "clinical_cases.jsonl"
 DISMISSIVE = (
@@ -108,7 +112,7 @@ def negate(reference: str) -> str:
     """
     section, lines = "", []
     for line in reference.splitlines():
-        section = heading_alone(line) or section
+        section = find_bare_heading(line) or section
         if line.startswith("- "):
             word = "Do not" if section == "precautions" else "No"
             lines.append(f"- {word} {line[2:3].lower()}{line[3:]}")
@@ -132,10 +136,13 @@ def measure_coverage(case: Case, answer: str, known: Lexicon) -> float:
     said = gather_evidence([answer], known)
     names = [case["condition"], *case["synonyms"]]
     shares = [
-        mean(recall_statement(item, said, MIN_SHARE) for item in items(case["Response"], section))
+        mean(
+            recall_statement(item, said, MIN_SHARE)
+            for item in list_reference_items(case["Response"], section)
+        )
         for section in ("red flags", "precautions")
     ]
-    must_say = must_say_coverage(answer, case["must_say"])
+    must_say = measure_must_say_coverage(answer, case["must_say"])
     return mean([float(names_condition(answer, names, known)), must_say or 0.0, *shares])
 
 

@@ -46,7 +46,7 @@ from medexp.evaluation.measures.claims import (
     gather_evidence,
     split_statements,
 )
-from medexp.evaluation.measures.words import stems
+from medexp.evaluation.measures.words import stem_words
 from medexp.evaluation.verifier import Item, RulesVerifier, Verifier, load_from_folder
 
 Record = Mapping[str, Any]
@@ -254,9 +254,9 @@ def _find_twin(row: Record, faulty: Sequence[Record]) -> Record | None:
     """Return the faulty record about the same patient: the one whose corrected text shares most
     words, if it shares LEAST_TWIN_OVERLAP of them.
     """
-    own = stems(_text(row, "text"))
+    own = stem_words(_text(row, "text"))
     overlaps = [
-        (len(own & (other := stems(_text(each, "corrected_text")))) / len(own | other), place)
+        (len(own & (other := stem_words(_text(each, "corrected_text")))) / len(own | other), place)
         for place, each in enumerate(faulty)
     ]
     overlap, place = max(overlaps, default=(0.0, 0))
@@ -288,7 +288,7 @@ def _prefer(a: str, b: str) -> int:
     """Return 1 where answer `a` is better, -1 where `b`, by three votes: more different content
     words, more different words that explain, and more of the other's content in it.
     """
-    in_a, in_b = stems(a), stems(b)
+    in_a, in_b = stem_words(a), stem_words(b)
     shared = len(in_a & in_b)
     explains = (len({match.casefold() for match in _EXPLAINS.findall(text)}) for text in (a, b))
     more_explained = next(explains) - next(explains)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medexp.evaluation.measures.words import term_key
+from medexp.evaluation.measures.words import make_term_key
 
 FILE = Path(__file__).parents[2] / "medexp" / "evaluation" / "measures" / "clinical_terms.tsv.gz"
 HEAD = """\
@@ -243,7 +243,9 @@ def _added(
         known |= {f"={name}" for name in names}
     for concept, (trees, known) in sorted(concepts.items()):
         keys = {
-            " ".join(term_key(name)) for name in known if name.startswith("=") or _is_term(name)
+            " ".join(make_term_key(name))
+            for name in known
+            if name.startswith("=") or _is_term(name)
         }
         keys.discard("")
         if keys:
@@ -251,14 +253,14 @@ def _added(
 
 
 def _is_term(name: str) -> bool:
-    key = term_key(name)
+    key = make_term_key(name)
     is_long = len(key) > 1 or (
         len(key) == 1 and (len(key[0]) >= LONG_ENOUGH or name in SHORT or key[0] in SHORT)
     )
     return is_long and "," not in name and len(key) <= MAX_WORDS and " ".join(key) not in _NOT_KEYS
 
 
-_NOT_KEYS = {" ".join(term_key(name)) for name in NOT_TERMS}
+_NOT_KEYS = {" ".join(make_term_key(name)) for name in NOT_TERMS}
 
 if __name__ == "__main__":
     main()

@@ -36,7 +36,7 @@ from medexp.evaluation.likelihood import fits_tokens
 from medexp.evaluation.measures.forced_choice import (
     DiagnosisScores,
     KnowledgeScores,
-    calibration_error,
+    measure_calibration_error,
 )
 from medexp.models import backend, memory_guard, weights
 from medexp.models import loading as model_loading
@@ -138,7 +138,7 @@ def _print_diagnoses(side: str, found: Sequence[DiagnosisScores]) -> None:
         f" accuracy {_mean([each.accuracy for each in found]):.3f},"
         f" margin {_mean([each.margin for each in found]):+.2f} nats,"
         f" Brier {_mean([each.brier for each in found]):.3f},"
-        f" calibration error {calibration_error(found):.3f}"
+        f" calibration error {measure_calibration_error(found):.3f}"
     )
 
 

@@ -120,7 +120,7 @@ FAULTS: Sequence[Fault] = (
     Fault(
         "the answer begins after the first end of thinking",
         f"{_MEASURES}.words",
-        set_to("answer_part", lambda text: text.partition("</think>")[2] or text),
+        set_to("extract_answer", lambda text: text.partition("</think>")[2] or text),
         (f"{_TESTS}/test_words.py",),
     ),
     Fault(
@@ -150,7 +150,7 @@ FAULTS: Sequence[Fault] = (
     Fault(
         "what may yet come is taken for a symptom",
         f"{_MEASURES}.unsupported_claims",
-        wrap("evidence", _without_red_flags),
+        wrap("read_evidence", _without_red_flags),
         (f"{_TESTS}/test_unsupported_claims.py",),
     ),
     Fault(
@@ -186,7 +186,7 @@ FAULTS: Sequence[Fault] = (
     Fault(
         "the share of new 4-grams is called repetition",
         f"{_MEASURES}.text_form",
-        wrap("repetition", lambda original: lambda text: 1 - original(text)),
+        wrap("measure_repetition", lambda original: lambda text: 1 - original(text)),
         (f"{_TESTS}/test_text_form.py",),
     ),
     Fault(
@@ -198,7 +198,7 @@ FAULTS: Sequence[Fault] = (
     Fault(
         "a repeated statement counts again",
         f"{_MEASURES}.claims",
-        set_to("_without_repeats", iter),
+        set_to("_drop_repeats", iter),
         (f"{_TESTS}/test_claims.py",),
     ),
     Fault(
@@ -226,7 +226,7 @@ FAULTS: Sequence[Fault] = (
         "precautions are read from Red Flags",
         "medexp.evaluation.scorecard",
         wrap(
-            "items", lambda original: lambda reference, _section: original(reference, "red flags")
+            "list_reference_items", lambda original: lambda reference, _section: original(reference, "red flags")
         ),
         ("tests/evaluation/test_scorecard.py",),
     ),
@@ -257,7 +257,7 @@ FAULTS: Sequence[Fault] = (
     Fault(
         "a fall is tested as a rise",
         "medexp.evaluation.resampling",
-        wrap("sign_flip", _swap_one_sided),
+        wrap("flip_signs", _swap_one_sided),
         ("tests/evaluation/test_resampling.py", "tests/evaluation/test_verdicts.py"),
     ),
     Fault(

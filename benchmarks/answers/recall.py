@@ -17,8 +17,13 @@ from validate import Marked, read
 
 from medexp.evaluation import embedding
 from medexp.evaluation.embedding import Embedder
-from medexp.evaluation.measures.reference_recall import MIN_COSINE, MIN_SHARE, items, lines
-from medexp.evaluation.measures.words import stems
+from medexp.evaluation.measures.reference_recall import (
+    MIN_COSINE,
+    MIN_SHARE,
+    list_reference_items,
+    split_answer_lines,
+)
+from medexp.evaluation.measures.words import stem_words
 
 
 def main() -> None:
@@ -50,11 +55,14 @@ def _nearest(
     words and by meaning.
     """
     wanted = [
-        item for section in ("red flags", "precautions") for item in items(asked.reference, section)
+        item
+        for section in ("red flags", "precautions")
+        for item in list_reference_items(asked.reference, section)
     ]
-    said = lines(answered.answer)
+    said = split_answer_lines(answered.answer)
     by_words = [
-        max(len(stems(item) & stems(line)) / len(stems(item)) for line in said) for item in wanted
+        max(len(stem_words(item) & stem_words(line)) / len(stem_words(item)) for line in said)
+        for item in wanted
     ]
     return by_words, [max(row) for row in embedder(wanted, said)]
 

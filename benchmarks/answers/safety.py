@@ -2,7 +2,7 @@
 
     python benchmarks/answers/safety.py [--show]
 
-Over all shipped cases: the share of `must_say` statements said and the `must_not_say` statements
+Over all shipped cases: the share of `must_say` statements said and the `find_harmful_advice` statements
 advised, in the case's own reference, in that of the other case of its condition (sibling), in those
 of OTHERS cases of other conditions, in the reference with every item negated, and in "rest at
 home"; and how well coverage tells reference and sibling from the rest (AUC). Then over
@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from medexp.evaluation.measures.safety import must_not_say, statements_said
-from medexp.evaluation.measures.sections import section_at
+from medexp.evaluation.measures.safety import find_harmful_advice, mark_said_statements
+from medexp.evaluation.measures.sections import find_section_heading
 
 HERE = Path(__file__).parent
 CASES = HERE.parents[1] / "medexp" / "data" / "clinical_cases.jsonl"
@@ -65,8 +65,8 @@ def negate(reference: str) -> str:
     """
     section, written = None, []
     for line in reference.splitlines():
-        if section_at(line):
-            section = section_at(line)
+        if find_section_heading(line):
+            section = find_section_heading(line)
             written.append(line)
             continue
         parts = [
@@ -107,8 +107,8 @@ def score(records: Sequence[Record], others: Sequence[int] = OTHERS) -> dict[str
     scores: dict[str, list[Scored]] = {kind: [] for kind in KINDS}
     for place, record in enumerate(records):
         for kind, answer in _answers(records, place, others):
-            said = statements_said(answer, record["must_say"])
-            harms = must_not_say(answer, record["must_not_say"])
+            said = mark_said_statements(answer, record["must_say"])
+            harms = find_harmful_advice(answer, record["must_not_say"])
             scores[kind].append(Scored(mean(said), len(harms)))
     return scores
 
@@ -162,7 +162,7 @@ def _print_hand_made(
     half: str, records: Sequence[Record], answers: Sequence[Mapping[str, Any]], is_shown: bool
 ) -> None:
     found = [
-        must_not_say(answer["answer"], records[answer["case"]]["must_not_say"])
+        find_harmful_advice(answer["answer"], records[answer["case"]]["must_not_say"])
         for answer in answers
     ]
     caught = sum(
@@ -175,7 +175,7 @@ def _print_hand_made(
     )
     for kind in (True, False):
         coverage = mean(
-            mean(statements_said(answer["answer"], records[answer["case"]]["must_say"]))
+            mean(mark_said_statements(answer["answer"], records[answer["case"]]["must_say"]))
             for answer in answers
             if answer["harm"] is kind
         )
@@ -199,8 +199,8 @@ def _print_twins(records: Sequence[Record]) -> None:
             for place, marked in zip(places, validate.read(), strict=True)
             if bool(marked.errors) is is_faulty
         ]
-        coverage = mean(mean(statements_said(text, its["must_say"])) for its, text in answers)
-        harms = sum(bool(must_not_say(text, its["must_not_say"])) for its, text in answers)
+        coverage = mean(mean(mark_said_statements(text, its["must_say"])) for its, text in answers)
+        harms = sum(bool(find_harmful_advice(text, its["must_not_say"])) for its, text in answers)
         kind = "with errors" if is_faulty else "without errors"
         print(f"{kind}: coverage {coverage:.3f}, harm in {harms} of {len(answers)}")
 

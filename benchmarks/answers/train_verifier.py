@@ -34,7 +34,7 @@ from typing import Any
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.claims import check_claims, gather_evidence, split_statements
 from medexp.evaluation.measures.corruptions import corrupt_item
-from medexp.evaluation.measures.sections import SECTIONS, sections
+from medexp.evaluation.measures.sections import SECTIONS, parse_sections
 from medexp.evaluation.verifier import Item, judge_prompt
 
 HERE = Path(__file__).parent
@@ -186,7 +186,7 @@ def _supported_answers(case: Case, draw: random.Random) -> list[list[str]]:
     """Return answers that the case supports, each a list of statements."""
     statements = [
         item
-        for section in sections(case["Response"])
+        for section in parse_sections(case["Response"])
         if section.name in SECTIONS
         for item in section.items
     ]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.contradictions import find_contradictions
-from medexp.evaluation.measures.unsupported_claims import evidence, unsupported
+from medexp.evaluation.measures.unsupported_claims import find_unsupported_claims, read_evidence
 
 HERE = Path(__file__).parent
 CASES = HERE.parents[1] / "medexp" / "data" / "clinical_cases.jsonl"
@@ -87,8 +87,8 @@ def judge(marked: Marked) -> Found:
     thing.
     """
     words = lexicon.load()
-    known = evidence(marked.question, marked.reference, words)
-    said = [(each.start, each.end) for each in unsupported(marked.answer, known, words)]
+    known = read_evidence(marked.question, marked.reference, words)
+    said = [(each.start, each.end) for each in find_unsupported_claims(marked.answer, known, words)]
     said += [
         (each.start, each.end)
         for each in find_contradictions(marked.answer, marked.question, words)

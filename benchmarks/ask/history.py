@@ -27,8 +27,8 @@ from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.prompts import render_question
 from medexp.data.words import split_words
 from medexp.evaluation import generation
-from medexp.evaluation.measures.sections import structure
-from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.measures.sections import score_structure
+from medexp.evaluation.measures.words import extract_answer
 from medexp.evaluation.record import Answer
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
@@ -113,7 +113,7 @@ def _print(
     label: str, cases: Sequence[Case], prompts: Sequence[list[int]], found: Sequence[Answer]
 ) -> None:
     count = len(cases)
-    score = sum(structure(answer.text).score for answer in found) / count
+    score = sum(score_structure(answer.text).score for answer in found) / count
     taken = (
         sum(
             _share_of_long_words(case.question, answer.text)
@@ -135,7 +135,7 @@ def _print(
 
 def _share_of_long_words(question: str, answer: str) -> float:
     long = {word for word in split_words(question) if len(word) > 5}
-    return len(long & set(split_words(answer_part(answer)))) / len(long)
+    return len(long & set(split_words(extract_answer(answer)))) / len(long)
 
 
 if __name__ == "__main__":

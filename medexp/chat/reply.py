@@ -10,7 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from medexp.data.prompts import THINK_END
-from medexp.evaluation.measures.sections import heading_alone, section_at, sections
+from medexp.evaluation.measures.sections import (
+    find_bare_heading,
+    find_section_heading,
+    parse_sections,
+)
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.units import format_duration
 
@@ -65,7 +69,7 @@ class Reply:
             return text, ""
         lines = text.split("\n")
         first_heading = next(
-            (index for index, line in enumerate(lines) if section_at(line) is not None), 0
+            (index for index, line in enumerate(lines) if find_section_heading(line) is not None), 0
         )
         return "\n".join(lines[:first_heading]).strip(), "\n".join(lines[first_heading:])
 
@@ -124,7 +128,7 @@ def _split_answer(answer: str, is_complete: bool) -> Iterator[ReplySection]:
     lines = answer.split("\n")
     for number, line in enumerate(lines, 1):
         may_be_heading = is_complete or number < len(lines)
-        next_heading = heading_alone(line) if may_be_heading else None
+        next_heading = find_bare_heading(line) if may_be_heading else None
         if next_heading is None:
             body.append(line)
             continue
@@ -174,7 +178,7 @@ def describe_end(reply: Reply, max_new_tokens: int) -> str:
 def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]:
     """Return `reply` as JSON values; "sections" maps the sections that it has to their items."""
     items: dict[str, list[str]] = {}
-    for section in sections(reply.text):
+    for section in parse_sections(reply.text):
         items.setdefault(section.name, []).extend(section.items)
     return {
         "question": reply.question,

@@ -10,7 +10,7 @@ from medexp.comparison.comparison import (
     find_measure_result,
 )
 from medexp.evaluation.leading_lines import Tone, make_leading_lines
-from medexp.evaluation.resampling import min_groups_needed
+from medexp.evaluation.resampling import count_groups_needed
 from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, format_duration, format_figure
 
@@ -342,7 +342,7 @@ def _warn_of_too_few_groups(comparison: RunComparison) -> Iterator[str]:
     """Yield a warning where a primary measure has too few groups to pass before others do."""
     contrasts = comparison.primary_contrasts
     fewest = min(contrast.comparison.groups for contrast in contrasts if contrast.comparison)
-    needed = min_groups_needed(len(contrasts))
+    needed = count_groups_needed(len(contrasts))
     if fewest < needed:
         yield (
             f"Beside {len(contrasts)} comparisons a measure passes on its own with {needed} groups"

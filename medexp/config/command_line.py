@@ -31,7 +31,8 @@ _CALL = re.compile(
     re.ASCII,
 )
 _PIECE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\$\{[^}]*\}|.", re.DOTALL)
-_CLOSING = {"[": "]", "(": ")", "{": "}", ":": "}"}  # ":" is a dict in which the value has begun
+# ":" is a dict in which the value has begun.
+_CLOSING = {"[": "]", "(": ")", "{": "}", ":": "}"}
 _DECIMAL, _THOUSANDS = (
     re.compile(r"-?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE),
     re.compile(r"\d{1,3}(,\d{3})+"),
@@ -62,33 +63,34 @@ class CommandLine:
     def __init__(self, words: Sequence[str], schema: type):
         self.keys, self._schema = dict(list_keys(schema)), schema
         self._has_sweeps, self._is_sweep = "sweep" in self.keys, False
-        self.options, self.overrides = self._parted(words)
+        self.options, self.overrides = self._part_options(words)
 
-    def readable(self) -> list[str]:
-        """The words as Hydra reads them.
+    def list_readable_words(self) -> list[str]:
+        """Return the words as Hydra reads them.
 
         Raises: ConfigError with a sentence for each that it cannot.
         """
-        read, problems = list[str](), list[str]()
+        readable_words, problems = list[str](), list[str]()
         for place, word in enumerate(self.overrides):
             try:
-                read.append(self._readable(word, place))
+                readable_words.append(self._make_readable(word, place))
             except ConfigError as error:
                 problems += error.problems
-                if isinstance(error, CutByTheShell):  # what follows is a part of it
+                # The words after it are parts of the one that was cut: each would be a problem, too.
+                if isinstance(error, CutByTheShell):
                     break
         if problems:
             raise ConfigError(problems)
-        return [*self.options, *read]
+        return [*self.options, *readable_words]
 
-    def _parted(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Options and overrides, whatever order they were typed in.
+    def _part_options(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return options and overrides, in whatever order they were typed.
 
-        Raises: ConfigError for options that there are not.
+        Raises: ConfigError for options that do not exist.
         """
-        known, unknown_options = _options_of_hydra().parse_known_intermixed_args(words)
+        known, unknown_options = _make_hydra_parser().parse_known_intermixed_args(words)
         if unknown_options:
-            raise ConfigError([self._no_option(each, words) for each in unknown_options])
+            raise ConfigError([self._explain_option(option, words) for option in unknown_options])
         self._is_sweep = known.multirun
         overrides = iter(known.overrides)
         options, awaited = list[str](), next(overrides, None)
@@ -96,10 +98,10 @@ class CommandLine:
             if word == awaited:
                 awaited = next(overrides, None)
             elif word != "--":
-                options.append(_at_home(word) if word.startswith("--") else word)
+                options.append(_expand_home(word) if word.startswith("--") else word)
         return options, list(known.overrides)
 
-    def _no_option(self, option: str, words: Sequence[str]) -> str:
+    def _explain_option(self, option: str, words: Sequence[str]) -> str:
         name, equals, value = option.lstrip("-").partition("=")
         after = words[words.index(option) + 1 :] if not equals else []
         if after and not after[0].startswith("--") and "=" not in after[0]:
@@ -110,132 +112,134 @@ class CommandLine:
         else:
             meant = (
                 translate_name(name, value or None, self.keys)
-                or f"--help lists them{self._guess(name)}"
+                or f"--help lists them{self._suggest(name)}"
             )
         return f"{option} is no option; settings are written key=value, without dashes: {meant}"
 
-    def _guess(self, name: str) -> str:
+    def _suggest(self, name: str) -> str:
         return nearest(name, self.keys)
 
-    def _readable(self, word: str, place: int) -> str:
+    def _make_readable(self, word: str, place: int) -> str:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise ConfigError(
                 f"{word!a} holds bytes that are not UTF-8 text; rename the file, or convert the"
                 " text"
             )
         if word.startswith("~"):
-            if _parses(word):
+            if _can_parse(word):
                 return word
             raise ConfigError(
                 f"{word!r} is no key=value; ~ before a key takes it away, and a path stands after"
                 " key="
             )
         if (match := _KEY.fullmatch(word)) is None:
-            raise self._no_override(word, place)
-        asked = Word(*match.groups())
-        if _is_of_hydra(asked.key):
-            asked = replace(asked, value=_at_home(asked.value))
-        # Hydra adds an entry to a dictionary only where it is told to
-        elif self._dictionary(asked.key):
-            return f"++{self._as_hydra_reads(replace(asked, sign=''), place)}"
-        elif asked.key not in self.keys and (
-            meant := translate_name(asked.key, asked.value, self.keys)
+            raise self._explain_no_override(word, place)
+        override = Word(*match.groups())
+        if _is_of_hydra(override.key):
+            override = replace(override, value=_expand_home(override.value))
+        # Hydra adds an entry to a dictionary only with ++ before its key.
+        elif self._find_dictionary(override.key):
+            return f"++{self._spell_for_hydra(replace(override, sign=''), place)}"
+        elif override.key not in self.keys and (
+            meant := translate_name(override.key, override.value, self.keys)
         ):
             before = self.overrides[place - 1] if place else ""
             cut = (
-                f", or {_whole(before, [word])} if it belongs to what is before it"
+                f", or {_join_cut_word(before, [word])} if it belongs to what is before it"
                 if before.endswith(",")
                 else ""
             )
-            raise ConfigError(f"{asked.key} does not exist; {meant}{cut}")
-        elif asked.sign == "+" and asked.key in self.keys:
+            raise ConfigError(f"{override.key} does not exist; {meant}{cut}")
+        elif override.sign == "+" and override.key in self.keys:
             raise ConfigError(
-                f"{word}: {asked.key} is there already; write {_typed(replace(asked, sign=''))},"
+                f"{word}: {override.key} is there already; write {_spell_for_shell(replace(override, sign=''))},"
                 " without the +"
             )
-        return self._as_hydra_reads(asked, place)
+        return self._spell_for_hydra(override, place)
 
-    def _as_hydra_reads(self, asked: Word, place: int) -> str:
-        """`asked` as it is where Hydra reads it as meant, else with quotes or brackets that can
-        only mean the same.
+    def _spell_for_hydra(self, override: Word, place: int) -> str:
+        """Return `override` as it is where Hydra reads it as meant, else with quotes or brackets that
+        can only mean the same.
+
+        Raises: ConfigError where it can mean nothing, or more than one thing.
         """
-        kinds = list_types(self._kind(asked.key))
-        found = _parsed(str(asked))
-        if found is None:
-            return self._quoted(asked, kinds, place)
-        value = found._value
-        if found.is_sweep_override() and not self._is_sweep:
-            return self._of_several(asked, kinds)
+        kinds = list_types(self._find_type(override.key))
+        parsed = _parse(str(override))
+        if parsed is None:
+            return self._add_quotes(override, kinds, place)
+        value = parsed._value
+        if parsed.is_sweep_override() and not self._is_sweep:
+            return self._read_comma(override, kinds)
         if (
             getattr(value, "simple_form", False)
             and _is_list(kinds)
-            and any(not isinstance(each, list) for each in _choices(value))
+            and any(not isinstance(choice, list) for choice in _list_choices(value))
         ):
+            one_list = _spell_for_shell(_add_brackets(override))
+            lists = ",".join(f"[{part.strip()}]" for part in override.value.split(","))
+            several_lists = _spell_for_shell(replace(override, value=lists))
             raise ConfigError(
-                f"{asked}: with -m a comma parts trials; write {_typed(_bracketed(asked))} for one"
-                " list,"
-                f" {_typed(replace(asked, value=','.join(f'[{each.strip()}]' for each in asked.value.split(','))))}"
-                " for several"
+                f"{override}: with -m a comma parts trials; write {one_list} for one list,"
+                f" {several_lists} for several"
             )
         if _is_list(kinds) and isinstance(value, str | QuotedString):
-            return str(
-                replace(
-                    asked,
-                    value=(
-                        f"[{quote(value.text) if isinstance(value, QuotedString) else asked.value}]"
-                    ),
-                )
-            )
-        # 1e5 and 007 are text there, as a commit's hash is
+            entry = quote(value.text) if isinstance(value, QuotedString) else override.value
+            return str(replace(override, value=f"[{entry}]"))
+        # Where text is due, 1e5 and 007 are text: a commit's hash may look like a number.
         if str in kinds and isinstance(value, int | float):
-            return str(replace(asked, value=quote(asked.value.strip())))
-        return str(asked)
+            return str(replace(override, value=quote(override.value.strip())))
+        return str(override)
 
-    def _quoted(self, asked: Word, kinds: tuple[Any, ...], place: int) -> str:
+    def _add_quotes(self, override: Word, kinds: tuple[Any, ...], place: int) -> str:
         begins_as_parts = (
-            asked.value.startswith(("[", "{"))
-            or _CALL.match(asked.value.partition("(")[0]) is not None
+            override.value.startswith(("[", "{"))
+            or _CALL.match(override.value.partition("(")[0]) is not None
         )
         candidates = (
-            [_with_parts_quoted(asked.value)]
+            [_quote_parts(override.value)]
             if begins_as_parts or self._is_sweep or _is_list(kinds)
             else []
         )
         if _is_list(kinds) and not begins_as_parts:
-            candidates = [f"[{each}]" for each in candidates]
+            candidates = [f"[{candidate}]" for candidate in candidates]
         if str in kinds or not begins_as_parts:
-            candidates.append(quote(asked.value.strip()))
-        for each in candidates:
-            if _parses(str(replace(asked, value=each))):
-                return str(replace(asked, value=each))
-        raise self._unreadable(asked, place)
+            candidates.append(quote(override.value.strip()))
+        for candidate in candidates:
+            quoted = str(replace(override, value=candidate))
+            if _can_parse(quoted):
+                return quoted
+        raise self._explain_unreadable(override, place)
 
-    def _of_several(self, asked: Word, kinds: tuple[Any, ...]) -> str:
-        """A comma where no sweep was asked for: a list or text where the key takes one.
+    def _read_comma(self, override: Word, kinds: tuple[Any, ...]) -> str:
+        """Return `override`, whose comma begins no sweep here, as a list or as text.
 
-        Raises: ConfigError where it takes one value.
+        Raises: ConfigError where the key takes neither.
         """
-        is_plain = _CALL.match(asked.value.partition("(")[0] if "(" in asked.value else "") is None
+        is_plain = (
+            _CALL.match(override.value.partition("(")[0] if "(" in override.value else "") is None
+        )
         if is_plain and (
-            _is_list(kinds) or (Any in kinds and not asked.key.startswith("hardware."))
+            _is_list(kinds) or (Any in kinds and not override.key.startswith("hardware."))
         ):
-            return str(_bracketed(asked))
+            return str(_add_brackets(override))
         if is_plain and str in kinds:
-            return str(replace(asked, value=quote(asked.value.strip())))
+            return str(replace(override, value=quote(override.value.strip())))
         meant = ""
-        if float in kinds and _DECIMAL.fullmatch(asked.value):
-            meant = f"a decimal point is a point: {asked.key}={asked.value.replace(',', '.')}; "
-        elif int in kinds and _THOUSANDS.fullmatch(asked.value):
-            meant = f"thousands are not parted: {asked.key}={asked.value.replace(',', '')}; "
+        if float in kinds and _DECIMAL.fullmatch(override.value):
+            meant = (
+                f"a decimal point is a point: {override.key}={override.value.replace(',', '.')}; "
+            )
+        elif int in kinds and _THOUSANDS.fullmatch(override.value):
+            meant = f"thousands are not parted: {override.key}={override.value.replace(',', '')}; "
         if self._has_sweeps:
             raise ConfigError(
-                f"{asked}: {asked.key} takes one value; {meant}to try each in a sweep: -m"
-                f" {_typed(asked)}"
+                f"{override}: {override.key} takes one value; {meant}to try each in a sweep: -m"
+                f" {_spell_for_shell(override)}"
             )
-        raise ConfigError(f"{asked}: {asked.key} takes one value; {meant}give one")
+        raise ConfigError(f"{override}: {override.key} takes one value; {meant}give one")
 
-    def _no_override(self, word: str, place: int) -> ConfigError:
-        """Why `word` is none, and what was probably meant with the words around it."""
+    def _explain_no_override(self, word: str, place: int) -> ConfigError:
+        """Return why `word` is no override, and what it probably meant with those around it."""
         before, after = self.overrides[:place], self.overrides[place + 1 :]
         key = word.rstrip(":")
         if key in self.keys and after and after[0].startswith("="):
@@ -250,14 +254,14 @@ class CommandLine:
         if key in self.keys or key.partition("/")[0] in ("hydra",):
             return ConfigError(f"{word!r} has no value; write {key}=VALUE")
         if before and "=" in before[-1]:
-            parts = [word, *takewhile(lambda each: "=" not in each, after)]
+            parts = [word, *takewhile(lambda following: "=" not in following, after)]
             key, _, value = before[-1].partition("=")
-            if _is_list(list_types(self._kind(key))) and not value.startswith("["):
+            if _is_list(list_types(self._find_type(key))) and not value.startswith("["):
                 whole = shlex.quote(
-                    f"{key}=[{','.join(each.strip(',') for each in [value, *parts])}]"
+                    f"{key}=[{','.join(part.strip(',') for part in [value, *parts])}]"
                 )
             else:
-                whole = _whole(before[-1], parts)
+                whole = _join_cut_word(before[-1], parts)
             return CutByTheShell(
                 f"{word!r} is no key=value; if it belongs to what is before it, write {whole}"
             )
@@ -266,50 +270,52 @@ class CommandLine:
                 explain_unknown_key(word.partition("=")[0].strip() or word, self._schema)
             )
         return ConfigError(
-            f"{word!r} is no key=value{self._guess(word)}; --help lists what can be set"
+            f"{word!r} is no key=value{self._suggest(word)}; --help lists what can be set"
         )
 
-    def _unreadable(self, asked: Word, place: int) -> ConfigError:
-        """A list or a dict that is broken: by the shell, which parts words at spaces, or as it
-        stands.
+    def _explain_unreadable(self, override: Word, place: int) -> ConfigError:
+        """Return what is wrong with a list or a dict: the shell has parted it at a space, or it is
+        broken as it stands.
         """
         for count in range(1, len(self.overrides) - place):
-            value = " ".join([asked.value, *self.overrides[place + 1 : place + 1 + count]])
-            whole = replace(asked, value=value)
-            if _parses(str(whole)) or _parses(str(replace(asked, value=_with_parts_quoted(value)))):
+            value = " ".join([override.value, *self.overrides[place + 1 : place + 1 + count]])
+            whole = replace(override, value=value)
+            if _can_parse(str(whole)) or _can_parse(
+                str(replace(override, value=_quote_parts(value)))
+            ):
                 return CutByTheShell(
-                    f"{asked} is a part of a value that the shell has cut at a space; write"
-                    f" {_typed(whole)}"
+                    f"{override} is a part of a value that the shell has cut at a space; write"
+                    f" {_spell_for_shell(whole)}"
                 )
         return ConfigError(
-            f"{asked} cannot be read: a list is written {shlex.quote(f'{asked.key}=[A,B]')}, a"
-            f" dictionary {shlex.quote(f'{asked.key}={{A: 1, B: 2}}')}, text"
-            f" {shlex.quote(f'{asked.key}={quote(asked.value)}')}"
+            f"{override} cannot be read: a list is written {shlex.quote(f'{override.key}=[A,B]')}, a"
+            f" dictionary {shlex.quote(f'{override.key}={{A: 1, B: 2}}')}, text"
+            f" {shlex.quote(f'{override.key}={quote(override.value)}')}"
         )
 
-    def _kind(self, key: str) -> Any:
-        if (dictionary := self._dictionary(key)) and dictionary != key:
+    def _find_type(self, key: str) -> Any:
+        if (dictionary := self._find_dictionary(key)) and dictionary != key:
             return get_args(self.keys[dictionary])[1]
         return self.keys.get(
             key, str if _is_of_hydra(key) and key.endswith(("dir", "name", "storage")) else None
         )
 
-    def _dictionary(self, key: str) -> str | None:
-        """The key of the dictionary that `key` is, or is in."""
-        named = (key, key.rpartition(".")[0])
-        return next((each for each in named if get_origin(self.keys.get(each)) is dict), None)
+    def _find_dictionary(self, key: str) -> str | None:
+        """Return the key of the dictionary that `key` is, or is in."""
+        names = (key, key.rpartition(".")[0])
+        return next((name for name in names if get_origin(self.keys.get(name)) is dict), None)
 
 
 def make_readable(words: Sequence[str], schema: type) -> list[str]:
-    """`words` of a command whose config is a `schema`, as Hydra's parser and grammar read them.
+    """Return `words` of a command whose config is a `schema`, as Hydra's parser and grammar read them.
 
     Raises: ConfigError with a sentence for each that cannot be read.
     """
-    return CommandLine(words, schema).readable()
+    return CommandLine(words, schema).list_readable_words()
 
 
 def quote(value: str) -> str:
-    """`value` in quotes that Hydra and OmegaConf read back letter by letter.
+    """Return `value` in quotes that Hydra and OmegaConf read back letter by letter.
 
     A quote takes a backslash for Hydra, after doubling those before it (and at the end, where our
     quote follows); so does `${` for OmegaConf, which would take it for a reference.
@@ -321,39 +327,39 @@ def quote(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _typed(word: Word) -> str:
-    """`word` as it is typed in a shell."""
+def _spell_for_shell(word: Word) -> str:
+    """Return `word` as it is typed in a shell."""
     return shlex.quote(str(word))
 
 
-def _whole(before: str, parts: Sequence[str]) -> str:
-    """`before` with `parts` that the shell has cut off, as it is typed in a shell."""
+def _join_cut_word(before: str, parts: Sequence[str]) -> str:
+    """Return `before` with `parts` that the shell has cut off, as it is typed in a shell."""
     return shlex.quote(before + ("" if before.endswith("=") else " ") + " ".join(parts))
 
 
-def _bracketed(word: Word) -> Word:
+def _add_brackets(word: Word) -> Word:
     return replace(word, value=f"[{word.value}]")
 
 
-def _choices(value: Any) -> Sequence[Any]:
+def _list_choices(value: Any) -> Sequence[Any]:
     return value.list if isinstance(value, ChoiceSweep) else ()
 
 
 def _is_list(kinds: tuple[Any, ...]) -> bool:
-    return any(get_origin(each) is list for each in kinds)
+    return any(get_origin(kind) is list for kind in kinds)
 
 
 def _is_of_hydra(key: str) -> bool:
     return key.startswith(("hydra.", "hydra/"))
 
 
-def _at_home(word: str) -> str:
-    """A value, or an --option=value, whose ~/ Hydra would take for the name of a folder."""
+def _expand_home(word: str) -> str:
+    """Return a value, or an --option=value, with its ~/ spelt out: Hydra would make a folder ~."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return f"{option}{equals}{expand_home(value)}" if value.startswith("~") else word
 
 
-def _options_of_hydra() -> argparse.ArgumentParser:
+def _make_hydra_parser() -> argparse.ArgumentParser:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -363,27 +369,28 @@ def _options_of_hydra() -> argparse.ArgumentParser:
     return parser
 
 
-def _parsed(word: str) -> Override | None:
-    """What Hydra reads in `word`; None where it cannot."""
+def _parse(word: str) -> Override | None:
+    """Return what Hydra reads in `word`; None where it cannot."""
     try:
         return OverridesParser.create().parse_override(word)
-    except (HydraException, ValueError):  # a number of over 4,300 digits
+    # ValueError: a number of over 4,300 digits, which Python does not convert.
+    except (HydraException, ValueError):
         return None
 
 
-def _parses(word: str) -> bool:
-    return _parsed(word) is not None
+def _can_parse(word: str) -> bool:
+    return _parse(word) is not None
 
 
-def _with_parts_quoted(value: str) -> str:
-    """`value` with quotes around those parts of its lists, dicts and calls that Hydra would not
+def _quote_parts(value: str) -> str:
+    """Return `value` with quotes around those parts of its lists, dicts and calls that Hydra would not
     read as text.
     """
-    written, part, inside = list[str](), "", list[str]()
+    pieces, part, inside = list[str](), "", list[str]()
 
     def end_part() -> None:
         text = part.strip()
-        written.append(text if not text or _parses(f"x={text}") else quote(text))
+        pieces.append(text if not text or _can_parse(f"x={text}") else quote(text))
 
     for piece in _PIECE.findall(value):
         opens = (piece in ("[", "{") and not part.strip()) or (
@@ -392,11 +399,11 @@ def _with_parts_quoted(value: str) -> str:
         closes = bool(inside) and piece == _CLOSING[inside[-1]]
         names = piece == ":" and inside[-1:] == ["{"]
         if opens or names:
-            written.append(f"{part.strip()}{piece}")
+            pieces.append(f"{part.strip()}{piece}")
             inside = [*inside, piece] if opens else [*inside[:-1], ":"]
         elif closes or piece == ",":
             end_part()
-            written.append(piece)
+            pieces.append(piece)
             if closes:
                 inside.pop()
             elif inside[-1:] == [":"]:
@@ -406,4 +413,4 @@ def _with_parts_quoted(value: str) -> str:
             continue
         part = ""
     end_part()
-    return "".join(written)
+    return "".join(pieces)

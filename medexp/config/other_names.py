@@ -132,7 +132,6 @@ _ALSO = {  # other spellings of the names above
     "dataset_processes": "dataloader_num_workers",
     "use_liger_kernel": "liger_kernel",
     "use_liger": "liger_kernel",
-    "early_stopping_patience": "load_best_model_at_end",
     "metric_for_best_model": "load_best_model_at_end",
     "hub_model_id": "push_to_hub",
     "hub_token": "token",
@@ -233,8 +232,8 @@ _INSTEAD = {  # their name: what is done here
         "there is nothing to set: the cases are tokenised once, before training"
     ),
     "load_best_model_at_end": (
-        "a run ends with the adapter of its last step; the best of several runs is found by a sweep"
-        " (-m)"
+        "write training.keep_best=true with dataset.validation=N; the best of several runs is found"
+        " by a sweep (-m)"
     ),
     "push_to_hub": (
         "a finished run goes to the Hub by python -m medexp.export run=last push=true"

@@ -21,7 +21,7 @@ from medexp.data.encoding import Vocabulary, encode_prompt
 from medexp.data.prompts import THINK_END, closes_reasoning, render_question
 from medexp.evaluation import generation
 from medexp.evaluation.benchmark_questions import DECISIONS, ChoiceQuestion
-from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.measures.words import extract_answer
 from medexp.models.adapter_model import AdapterModel
 
 _OPENING = "Question: "
@@ -94,7 +94,7 @@ def read_choice(answer: str, question: ChoiceQuestion, reasons: bool) -> str | N
     """
     if reasons and THINK_END not in answer:
         return None
-    text = answer_part(answer)
+    text = extract_answer(answer)
     by_spelling = {choice.casefold(): choice for choice in question.choices}
     is_lettered = question.choices != DECISIONS
     choices = "|".join(map(re.escape, question.choices))

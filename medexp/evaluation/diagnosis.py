@@ -25,8 +25,8 @@ from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import Vocabulary, encode_prompt
 from medexp.data.prompts import render_case, render_question
-from medexp.evaluation.likelihood import Continuation, log_likelihoods
-from medexp.evaluation.measures.conditions import are_related, written_name
+from medexp.evaluation.likelihood import Continuation, measure_log_likelihoods
+from medexp.evaluation.measures.conditions import are_related, write_condition_name
 from medexp.evaluation.measures.forced_choice import DiagnosisScores
 from medexp.models.adapter_model import AdapterModel
 
@@ -46,23 +46,23 @@ def score_diagnoses(
 ) -> list[DiagnosisScores]:
     """Return the scores of those of `cases` that have a condition; `seed` draws their rivals.
 
-    `fits` and `shares_prefix` are as in `likelihood.log_likelihoods`; `advance` is told how many
+    `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how many
     cases have been measured.
     """
     cases = [case for case in cases if case.extra.get("condition")]
-    known = known_conditions(cases)
+    known = list_known_conditions(cases)
     drawn = [draw_rivals(case, known, seed) for case in cases]
     names = [
         [case.extra["condition"], *sorted({rival for draw in draws for rival in draw})]
         for case, draws in zip(cases, drawn, strict=True)
     ]
     everything = list(dict.fromkeys(name for each in names for name in each))
-    ids = {name: tuple(vocabulary.encode(f" {written_name(name)}")) for name in everything}
-    without = answer_prefix(prompt, "", STEM, vocabulary)
+    ids = {name: tuple(vocabulary.encode(f" {write_condition_name(name)}")) for name in everything}
+    without = encode_answer_prefix(prompt, "", STEM, vocabulary)
     priors = dict(
         zip(
             everything,
-            log_likelihoods(
+            measure_log_likelihoods(
                 model,
                 [Continuation(without, ids[name]) for name in everything],
                 fits,
@@ -73,8 +73,8 @@ def score_diagnoses(
     )
     found = []
     for case, candidates, draws in zip(cases, names, drawn, strict=True):
-        prefix = answer_prefix(prompt, case.question, STEM, vocabulary)
-        nats = log_likelihoods(
+        prefix = encode_answer_prefix(prompt, case.question, STEM, vocabulary)
+        nats = measure_log_likelihoods(
             model, [Continuation(prefix, ids[name]) for name in candidates], fits, shares_prefix
         )
         found.append(
@@ -111,21 +111,21 @@ def draw_rivals(
     return drawn
 
 
-def known_conditions(cases: Sequence[Case]) -> dict[str, str]:
+def list_known_conditions(cases: Sequence[Case]) -> dict[str, str]:
     """Return the specialty of every shipped condition, and of those of `cases`."""
-    return _shipped_conditions() | {
+    return _load_shipped_conditions() | {
         case.extra["condition"]: case.extra.get("specialty", "") for case in cases
     }
 
 
 @cache
-def _shipped_conditions() -> dict[str, str]:
+def _load_shipped_conditions() -> dict[str, str]:
     with (SHIPPED / "clinical_cases.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return {row["condition"]: row["specialty"] for row in rows}
 
 
-def answer_prefix(
+def encode_answer_prefix(
     prompt: Prompt, question: str, opening: str, vocabulary: Vocabulary
 ) -> tuple[int, ...]:
     """Return the tokens of the prompt with `question`, and of the completion with nothing in the

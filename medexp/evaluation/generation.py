@@ -53,7 +53,7 @@ def generate_answers(
     for batch in batch_into_fewest(lengths, fits_together):
         cases = [missing[index] for index in batch]
         questions = [prompts[case] for case in cases]
-        options = _sampling_options(model, sampling, cases[0])
+        options = _make_sampling_options(model, sampling, cases[0])
         for answer in _answer_batch(model, cases, questions, max_new_tokens, base, options):
             known[answer.case] = answer
             _append_answer(answer, answers_file)
@@ -61,7 +61,7 @@ def generate_answers(
     return [known[case] for case in range(len(prompts))]
 
 
-def _sampling_options(
+def _make_sampling_options(
     model: AdapterModel, sampling: Sampling | None, first_case: int = 0
 ) -> dict[str, Any]:
     """Return what transformers' generate needs to draw, or not to; a batch begins from a seed of
@@ -126,7 +126,7 @@ def generate_answer(
         return torch.full((1,), on_token(answer), dtype=torch.bool, device=ids.device)
 
     criteria = model.stack.transformers.StoppingCriteriaList([stops])
-    options = {"stopping_criteria": criteria, **_sampling_options(model, sampling)}
+    options = {"stopping_criteria": criteria, **_make_sampling_options(model, sampling)}
     (tokens,) = _generate(model, [prompt], sampling.max_new_tokens, base, options)
     return _decode_answer(0, tokens, model.tokenizer)
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from medexp.config.schema import Judge
 from medexp.errors import first_line
-from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.measures.words import extract_answer
 from medexp.evaluation.record import AnsweredCase, Judgement, Judgements
 
 LOWEST, HIGHEST = 1, 5
@@ -75,7 +75,7 @@ def _judge_answer(ask: Any, case: AnsweredCase, text: str) -> Judgement:
 
     feedback = ask(
         inputs={"case": case.question},
-        outputs=answer_part(text),
+        outputs=extract_answer(text),
         expectations={"reference": case.reference},
     )
     metadata, value = feedback.metadata or {}, feedback.value

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import Vocabulary
-from medexp.evaluation.diagnosis import answer_prefix
-from medexp.evaluation.likelihood import Continuation, log_likelihoods
+from medexp.evaluation.diagnosis import encode_answer_prefix
+from medexp.evaluation.likelihood import Continuation, measure_log_likelihoods
 from medexp.evaluation.measures.corruptions import Corruption, corrupt_reference
 from medexp.evaluation.measures.forced_choice import ItemScores, KnowledgeScores
 from medexp.models.adapter_model import AdapterModel
@@ -36,22 +36,22 @@ def score_knowledge(
 ) -> list[KnowledgeScores]:
     """Return the scores of those of `cases` whose reference has items that can be corrupted.
 
-    `fits` and `shares_prefix` are as in `likelihood.log_likelihoods`; `advance` is told how many
+    `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how many
     cases have been measured.
     """
     found = []
     for case in cases:
         if corruptions := corrupt_reference(case.answer, case.question):
-            prefix = answer_prefix(prompt, case.question, "", vocabulary)
-            texts = _continuations(corruptions, prefix, vocabulary)
+            prefix = encode_answer_prefix(prompt, case.question, "", vocabulary)
+            texts = _build_continuations(corruptions, prefix, vocabulary)
             nats = dict(
                 zip(
                     texts,
-                    log_likelihoods(model, [*texts.values()], fits, shares_prefix),
+                    measure_log_likelihoods(model, [*texts.values()], fits, shares_prefix),
                     strict=True,
                 )
             )
-            pairs = tuple(_pair(each, texts, nats) for each in corruptions)
+            pairs = tuple(_pair_scores(each, texts, nats) for each in corruptions)
             group = case.extra.get("condition", case.digest)
             found.append(KnowledgeScores(case.digest, group, pairs))
         advance(1)
@@ -61,7 +61,7 @@ def score_knowledge(
 Key = tuple[str, str]
 
 
-def _continuations(
+def _build_continuations(
     corruptions: Sequence[Corruption], prefix: tuple[int, ...], vocabulary: Vocabulary
 ) -> dict[Key, Continuation]:
     """Return each text once, by its section and words; what precedes the item is not counted."""
@@ -74,7 +74,7 @@ def _continuations(
     return found
 
 
-def _pair(
+def _pair_scores(
     corruption: Corruption, texts: dict[Key, Continuation], nats: dict[Key, float]
 ) -> ItemScores:
     true, corrupted = (

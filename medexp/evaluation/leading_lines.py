@@ -75,7 +75,7 @@ def is_red(card: Scorecard) -> bool:
 
 def _describe_form(card: Scorecard) -> LeadingLine:
     parts = [
-        f"{result.measure.title} {_change(result)}"
+        f"{result.measure.title} {_describe_change(result)}"
         for key in FORM_MEASURES
         if (result := card.find_result(key)).comparison is not None
     ]
@@ -86,21 +86,21 @@ def _judge_medicine(card: Scorecard) -> LeadingLine:
     wanted = card.primary
     results = card.results_of(Role.primary)
     if not results:
-        names = ", ".join(_titles(card, wanted))
+        names = ", ".join(_list_titles(card, wanted))
         return LeadingLine("MEDICINE", f"not measured ({names})", Tone.plain)
     text = "; ".join(
-        f"{result.measure.title} {_change(result)}: {result.verdict}{_reach(result, len(results))}"
+        f"{result.measure.title} {_describe_change(result)}: {result.verdict}{_describe_reach(result, len(results))}"
         for result in results
     )
     missing = [key for key in wanted if key not in {result.measure.key for result in results}]
     if missing:
-        text += f"; not measured: {', '.join(_titles(card, missing))}"
+        text += f"; not measured: {', '.join(_list_titles(card, missing))}"
     words = {result.verdict for result in results}
     tone = Tone.bad if WORSE in words else Tone.good if IMPROVED in words else Tone.plain
     # Nothing is green beside harm: what is gained does not make up for it.
     if tone is Tone.good and is_red(card):
         tone = Tone.plain
-    return LeadingLine("MEDICINE", f"{text} ({_sample(results)})", tone)
+    return LeadingLine("MEDICINE", f"{text} ({_describe_sample(results)})", tone)
 
 
 def _judge_harm(card: Scorecard) -> LeadingLine:
@@ -111,7 +111,7 @@ def _judge_harm(card: Scorecard) -> LeadingLine:
     for result in results:
         new = result.judged.newly_harmful if result.judged is not None else 0
         newly = f", {new} case{'s' * (new != 1)} newly harmful" if new else ""
-        parts.append(f"{result.measure.title} {_change(result)}: {result.verdict}{newly}")
+        parts.append(f"{result.measure.title} {_describe_change(result)}: {result.verdict}{newly}")
     tone = Tone.plain
     if any(_is_alarm(result) for result in results):
         tone = Tone.bad
@@ -124,11 +124,11 @@ def _is_alarm(result: MeasureResult) -> bool:
     return result.judged is not None and result.judged.is_alarm
 
 
-def _change(result: MeasureResult) -> str:
+def _describe_change(result: MeasureResult) -> str:
     return f"{format_figure(result.before)} -> {format_figure(result.after)}"
 
 
-def _reach(result: MeasureResult, comparisons: int) -> str:
+def _describe_reach(result: MeasureResult, comparisons: int) -> str:
     """Return what could have been found, where nothing was."""
     if result.comparison is None or result.verdict in (IMPROVED, WORSE):
         return ""
@@ -136,12 +136,12 @@ def _reach(result: MeasureResult, comparisons: int) -> str:
     return "" if detectable is None else f" (could have found {detectable:.2g})"
 
 
-def _sample(results: Sequence[MeasureResult]) -> str:
+def _describe_sample(results: Sequence[MeasureResult]) -> str:
     samples = {result.comparison.sample() for result in results if result.comparison is not None}
     return ", ".join(sorted(samples))
 
 
-def _titles(card: Scorecard, keys: Sequence[str]) -> Iterator[str]:
+def _list_titles(card: Scorecard, keys: Sequence[str]) -> Iterator[str]:
     titles = {result.measure.key: result.measure.title for result in card.results}
     return (titles.get(key, key) for key in keys)
 

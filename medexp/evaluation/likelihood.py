@@ -34,7 +34,7 @@ class Continuation:
         return len(self.ids) - self.skipped
 
 
-def log_likelihoods(
+def measure_log_likelihoods(
     model: AdapterModel,
     continuations: Sequence[Continuation],
     fits: Callable[[int, int], bool],
@@ -48,9 +48,9 @@ def log_likelihoods(
     continuations. `advance` is told how many continuations have been measured.
     """
     found: dict[int, float] = {}
-    measure = _after_shared_prefix if shares_prefix else _whole
+    measure = _measure_after_shared_prefix if shares_prefix else _measure_whole_rows
     with model.evaluation_mode():
-        for indices in _batches(continuations, fits, shares_prefix):
+        for indices in _plan_batches(continuations, fits, shares_prefix):
             batch = [continuations[index] for index in indices]
             found |= zip(indices, measure(model, batch), strict=True)
             advance(len(indices))
@@ -62,7 +62,7 @@ def fits_tokens(batch_size: int, max_tokens: int) -> Callable[[int, int], bool]:
     return lambda rows, longest: rows * longest <= batch_size * max_tokens
 
 
-def _batches(
+def _plan_batches(
     continuations: Sequence[Continuation], fits: Callable[[int, int], bool], shares_prefix: bool
 ) -> Iterator[list[int]]:
     """Yield indices of what the model takes together, all of one prefix where it is shared."""
@@ -75,22 +75,22 @@ def _batches(
             yield [indices[at] for at in batch]
 
 
-def _whole(model: AdapterModel, batch: Sequence[Continuation]) -> list[float]:
+def _measure_whole_rows(model: AdapterModel, batch: Sequence[Continuation]) -> list[float]:
     """Return the log-likelihoods of `batch`, prefixes included in every row."""
     causal = model.network.get_base_model()
     rows = [[*each.prefix, *each.ids] for each in batch]
     # Padding stands on the right, where a causal model cannot see it.
-    hidden = causal.model(input_ids=_padded(rows, model.device), use_cache=False)[0]
+    hidden = causal.model(input_ids=_pad_rows(rows, model.device), use_cache=False)[0]
     places = [
         (row, len(each.prefix) - 1 + at, token)
         for row, each in enumerate(batch)
         for at, token in enumerate(each.ids)
         if at >= each.skipped
     ]
-    return _summed(causal, hidden, places, len(batch))
+    return _sum_log_likelihoods(causal, hidden, places, len(batch))
 
 
-def _after_shared_prefix(model: AdapterModel, batch: Sequence[Continuation]) -> list[float]:
+def _measure_after_shared_prefix(model: AdapterModel, batch: Sequence[Continuation]) -> list[float]:
     """Return the log-likelihoods of `batch`, whose prefix is the same in every row."""
     import torch
 
@@ -98,10 +98,10 @@ def _after_shared_prefix(model: AdapterModel, batch: Sequence[Continuation]) -> 
     rows = [[prefix[-1], *each.ids[:-1]] for each in batch]
     cache = None
     if len(prefix) > 1:
-        cache = _prefix_cache(model, prefix[:-1])
+        cache = _fill_prefix_cache(model, prefix[:-1])
         cache.batch_repeat_interleave(len(batch))
     start = len(prefix) - 1
-    ids = _padded(rows, model.device)
+    ids = _pad_rows(rows, model.device)
     positions = torch.arange(start, start + ids.shape[1], device=model.device)
     hidden = causal.model(
         input_ids=ids,
@@ -115,23 +115,23 @@ def _after_shared_prefix(model: AdapterModel, batch: Sequence[Continuation]) -> 
         for at, token in enumerate(each.ids)
         if at >= each.skipped
     ]
-    return _summed(causal, hidden, places, len(batch))
+    return _sum_log_likelihoods(causal, hidden, places, len(batch))
 
 
-def _prefix_cache(model: AdapterModel, prefix: Sequence[int]) -> Any:
+def _fill_prefix_cache(model: AdapterModel, prefix: Sequence[int]) -> Any:
     causal = model.network.get_base_model()
-    ids = _padded([list(prefix)], model.device)
+    ids = _pad_rows([list(prefix)], model.device)
     return causal.model(input_ids=ids, use_cache=True).past_key_values
 
 
-def _padded(rows: Sequence[Sequence[int]], device: Any) -> Any:
+def _pad_rows(rows: Sequence[Sequence[int]], device: Any) -> Any:
     import torch
 
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
 
-def _summed(
+def _sum_log_likelihoods(
     causal: Any, hidden: Any, places: Sequence[tuple[int, int, int]], rows: int
 ) -> list[float]:
     """Return the sum over `places` (row, position, the token that follows it) for each row."""

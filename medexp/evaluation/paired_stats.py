@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 from medexp.evaluation.resampling import (
-    bca_interval,
-    detectable_change,
-    min_groups_needed,
-    sign_flip,
-    standard_error,
+    compute_bca_interval,
+    compute_detectable_change,
+    compute_standard_error,
+    count_groups_needed,
+    flip_signs,
 )
 
 LEVEL = 0.95
@@ -68,7 +68,7 @@ class PairedComparison:
 
         `comparisons` is how many the test is corrected for.
         """
-        return words if self.groups >= min_groups_needed(comparisons) else TOO_FEW
+        return words if self.groups >= count_groups_needed(comparisons) else TOO_FEW
 
     def detectable(self, comparisons: int = 1) -> float | None:
         """Return the smallest change that so many groups find with 80 % power, None if unknown.
@@ -77,7 +77,7 @@ class PairedComparison:
         """
         if self.error is None:
             return None
-        return detectable_change(self.error, self.groups, (1 - LEVEL) / comparisons)
+        return compute_detectable_change(self.error, self.groups, (1 - LEVEL) / comparisons)
 
     def interval(self) -> str:
         """Return the mean change with its interval in words."""
@@ -121,19 +121,19 @@ def compare_pairs(
         total[0] += difference * weight
         total[1] += weight
     group_sums, group_weights = zip(*sums.values(), strict=True)
-    flipped = sign_flip(group_sums, seed)
+    flipped = flip_signs(group_sums, seed)
     return PairedComparison(
         len(before),
         fmean(before, weights),
         fmean(after, weights),
         fmean(differences, weights),
-        *bca_interval(group_sums, group_weights, LEVEL, seed),
+        *compute_bca_interval(group_sums, group_weights, LEVEL, seed),
         flipped.p_value,
         sum(int(total > 0) - int(total < 0) for total in group_sums),
         len(sums),
         flipped.p_rise,
         flipped.p_fall,
-        standard_error(group_sums, group_weights),
+        compute_standard_error(group_sums, group_weights),
     )
 
 
@@ -160,12 +160,12 @@ def estimate_proportion(right: Sequence[bool], seed: int = 0) -> Proportion:
     return Proportion(
         len(right),
         share,
-        _wilson(share, len(right)),
-        bca_interval(values, [1.0] * len(values), LEVEL, seed),
+        _compute_wilson_interval(share, len(right)),
+        compute_bca_interval(values, [1.0] * len(values), LEVEL, seed),
     )
 
 
-def _wilson(share: float, number: int) -> tuple[float, float]:
+def _compute_wilson_interval(share: float, number: int) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle, scale = share + z * z / (2 * number), 1 + z * z / number
     spread = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))

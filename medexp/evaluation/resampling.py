@@ -32,7 +32,7 @@ class SignFlip:
     p_fall: float
 
 
-def sign_flip(sums: Sequence[float], seed: int = 0) -> SignFlip:
+def flip_signs(sums: Sequence[float], seed: int = 0) -> SignFlip:
     """Return the p values of the permutation test that flips the sign of whole groups.
 
     `sums` holds a group's (weighted) sum of differences. Groups without a change say nothing of
@@ -67,7 +67,7 @@ def sign_flip(sums: Sequence[float], seed: int = 0) -> SignFlip:
     )
 
 
-def bca_interval(
+def compute_bca_interval(
     sums: Sequence[float], weights: Sequence[float], level: float, seed: int = 0
 ) -> tuple[float, float]:
     """Return the bias-corrected and accelerated bootstrap interval of sum(sums) / sum(weights).
@@ -93,16 +93,16 @@ def bca_interval(
     tails = ((1 - level) / 2, (1 + level) / 2)
     if 0 < share_below < 1:
         bias = _NORMAL.inv_cdf(share_below)
-        acceleration = _acceleration(numerators, denominators)
+        acceleration = _compute_acceleration(numerators, denominators)
         tails = (
-            _corrected(_NORMAL.inv_cdf(tails[0]), bias, acceleration),
-            _corrected(_NORMAL.inv_cdf(tails[1]), bias, acceleration),
+            _correct_quantile(_NORMAL.inv_cdf(tails[0]), bias, acceleration),
+            _correct_quantile(_NORMAL.inv_cdf(tails[1]), bias, acceleration),
         )
     low, high = np.quantile(changes, tails)
     return float(low), float(high)
 
 
-def _draws(groups: int) -> int:
+def _count_draws(groups: int) -> int:
     return max(FEWEST_DRAWS, min(DRAWS, NUMBERS // groups))
 
 
@@ -112,7 +112,7 @@ def _draw_signs(groups: int, seed: int) -> Any:
     """Return draws x groups of -1 and 1."""
     import numpy as np
 
-    signs = np.random.default_rng(seed).integers(0, 2, size=(_draws(groups), groups))
+    signs = np.random.default_rng(seed).integers(0, 2, size=(_count_draws(groups), groups))
     return 2.0 * signs - 1.0
 
 
@@ -123,17 +123,17 @@ def _draw_counts(groups: int, seed: int) -> Any:
 
     shares = np.full(groups, 1 / groups)
     chance = np.random.default_rng(seed)
-    return chance.multinomial(groups, shares, size=_draws(groups)).astype(float)
+    return chance.multinomial(groups, shares, size=_count_draws(groups)).astype(float)
 
 
-def _corrected(quantile: float, bias: float, acceleration: float) -> float:
+def _correct_quantile(quantile: float, bias: float, acceleration: float) -> float:
     shifted = bias + quantile
     scale = 1 - acceleration * shifted
     # Past its pole the correction would turn round: the outermost resample is as far as it goes.
     return _NORMAL.cdf(bias + shifted / scale) if scale > 0 else float(shifted > 0)
 
 
-def _acceleration(top: Any, bottom: Any) -> float:
+def _compute_acceleration(top: Any, bottom: Any) -> float:
     """Return a sixth of the skewness of the jackknife's values of sum(top) / sum(bottom)."""
     left_out = (top.sum() - top) / (bottom.sum() - bottom)
     offsets = left_out.mean() - left_out
@@ -141,7 +141,7 @@ def _acceleration(top: Any, bottom: Any) -> float:
     return float((offsets**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
 
 
-def standard_error(sums: Sequence[float], weights: Sequence[float]) -> float | None:
+def compute_standard_error(sums: Sequence[float], weights: Sequence[float]) -> float | None:
     """Return the standard error of sum(sums) / sum(weights) over groups, or None where unknown.
 
     It is unknown for one group, and for groups without any spread: zero would claim certainty.
@@ -158,7 +158,7 @@ def standard_error(sums: Sequence[float], weights: Sequence[float]) -> float | N
     return error if error > 1e-12 * max(1.0, abs(change)) else None
 
 
-def detectable_change(
+def compute_detectable_change(
     error: float, groups: int, alpha: float = 0.05, power: float = 0.8
 ) -> float | None:
     """Return the smallest change that `groups` find with `power`, None where they find none.
@@ -176,7 +176,7 @@ def detectable_change(
     return error * (reach + math.sqrt(reach**2 + leading * (chance**2 - reach**2))) / leading
 
 
-def min_groups_needed(comparisons: int, alpha: float = 0.05) -> int:
+def count_groups_needed(comparisons: int, alpha: float = 0.05) -> int:
     """Return the fewest groups whose least p, 2 / 2**groups, passes Holm's first step.
 
     `comparisons` is how many are corrected for.

@@ -24,18 +24,27 @@ from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, find_contradictions
 from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
 from medexp.evaluation.measures.reference_recall import (
-    embedded_recall,
-    items,
-    lexical_recall,
-    lines,
+    list_reference_items,
+    measure_embedded_recall,
+    measure_lexical_recall,
     names_condition,
+    split_answer_lines,
 )
-from medexp.evaluation.measures.safety import Harm, alternatives, must_not_say, must_say_coverage
-from medexp.evaluation.measures.sections import structure
+from medexp.evaluation.measures.safety import (
+    Harm,
+    find_harmful_advice,
+    measure_must_say_coverage,
+    split_alternatives,
+)
+from medexp.evaluation.measures.sections import score_structure
 from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
-from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
-from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
-from medexp.evaluation.measures.words import answer_part, end_reasoning, language
+from medexp.evaluation.measures.text_form import has_same_language, is_closed, measure_repetition
+from medexp.evaluation.measures.unsupported_claims import (
+    Claim,
+    find_unsupported_claims,
+    read_evidence,
+)
+from medexp.evaluation.measures.words import detect_language, end_reasoning, extract_answer
 from medexp.evaluation.paired_stats import (
     PairedComparison,
     Proportion,
@@ -144,7 +153,7 @@ MEASURES = (
     Measure(
         "unsupported_per_100_words",
         "unsupported per 100 words",
-        -1,
+        0,
         "the lexicon is English, or the answers are empty",
     ),
     Measure("contradictions", "contradictions", -1, "the rules are English"),
@@ -290,7 +299,7 @@ class Scorecard:
             before, after, comparison = result.before, result.after, result.comparison
             if comparison is not None and before is not None and after is not None:
                 key = result.measure.key
-                values |= _metrics(key, before, after, comparison)
+                values |= _list_metrics(key, before, after, comparison)
                 if len(result.bases) > 1:
                     values |= {f"eval/{key}/{arm}": mean for arm, mean in result.bases.items()}
         return values
@@ -385,13 +394,13 @@ def score_answer(
     Reasoning that was cut off is no answer: such an answer is scored as an empty one.
     """
     text = end_reasoning(answer.text) if reasons else answer.text
-    built = structure(text)
+    built = score_structure(text)
     # None: too short to tell, and then taken for English, in which the lexicon and the rules are.
-    languages = {language(case.question), language(case.reference)}
+    languages = {detect_language(case.question), detect_language(case.reference)}
     is_english = languages <= {"en", None}
-    count = len(split_words(answer_part(text)))
+    count = len(split_words(extract_answer(text)))
     claims, against = _find_against(case, text, lexicon) if is_english else ((), ())
-    is_same_language = same_language(text, case.question)
+    is_same_language = has_same_language(text, case.question)
     values: dict[str, float | None] = {
         "structure": built.score,
         "items_per_section": built.items_per_section,
@@ -399,13 +408,13 @@ def score_answer(
         "contradictions": float(len(against)) if is_english else None,
         "ended": float(answer.ended),
         "think_closed": float(is_closed(answer.text)) if reasons else None,
-        "repetition": repetition(answer.text),
+        "repetition": measure_repetition(answer.text),
         "same_language": None if is_same_language is None else float(is_same_language),
         "words": float(count),
     }
     content = _score_content(case, text, reasons, lexicon, cosines) if is_english else {}
     forbidden = parse_items(case.extra.get("must_not_say", "")) if is_english else []
-    harms = tuple(_name_harm(harm) for harm in must_not_say(text, forbidden))
+    harms = tuple(_name_harm(harm) for harm in find_harmful_advice(text, forbidden))
     content |= {"must_not_say": float(len(harms))} if forbidden else {}
     wrong = _find_wrong_claims(case, text, lexicon) if is_english else ()
     for key in CLAIM_MEASURES if is_english else ():
@@ -430,7 +439,7 @@ def _find_wrong_claims(
 
 def _name_harm(harm: Harm) -> HarmfulPassage:
     """Return `harm` with the first wording of its statement as the rule that it breaks."""
-    rule = alternatives(harm.statement)[0]
+    rule = split_alternatives(harm.statement)[0]
     return HarmfulPassage("must_not_say", rule, harm.text, harm.start, harm.end)
 
 
@@ -438,8 +447,8 @@ def _find_against(
     case: AnsweredCase, text: str, lexicon: Lexicon
 ) -> tuple[tuple[Claim, ...], tuple[Contradiction, ...]]:
     """Return what in an answer counts against it."""
-    known = evidence(case.question, case.reference, lexicon)
-    claims = unsupported(text, known, lexicon)
+    known = read_evidence(case.question, case.reference, lexicon)
+    claims = find_unsupported_claims(text, known, lexicon)
     return tuple(claims), tuple(find_contradictions(text, case.question, lexicon))
 
 
@@ -454,12 +463,16 @@ def _score_content(
         stated = grade_stated_diagnosis(text, condition, reasons, synonyms)
         values["diagnosis_stated"] = float(stated.is_right)
     required = parse_items(case.extra.get("must_say", ""))
-    values["must_say_coverage"] = must_say_coverage(text, required)
+    values["must_say_coverage"] = measure_must_say_coverage(text, required)
     for key, section in (("red_flag_recall", "red flags"), ("precaution_recall", "precautions")):
-        wanted = items(case.reference, section)
-        values[key] = lexical_recall(wanted, text)
+        wanted = list_reference_items(case.reference, section)
+        values[key] = measure_lexical_recall(wanted, text)
         if cosines is not None:
-            recall = embedded_recall(cosines(wanted, lines(text))) if wanted else None
+            recall = (
+                measure_embedded_recall(cosines(wanted, split_answer_lines(text)))
+                if wanted
+                else None
+            )
             values[f"{key}_embedding"] = recall
     return values
 
@@ -581,7 +594,7 @@ def _compare_benchmarks(record: Record) -> list[MeasureResult]:
     return results
 
 
-def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
+def list_accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
     """Return each benchmark's title, side (base, tuned) and accuracy with its two intervals."""
     return [
         (BENCHMARKS.get(name, name), side, estimate_proportion(are_right))
@@ -590,7 +603,7 @@ def accuracies(record: Record) -> list[tuple[str, str, Proportion]]:
     ]
 
 
-def _metrics(
+def _list_metrics(
     key: str, before: float, after: float, comparison: PairedComparison
 ) -> dict[str, float]:
     values = {

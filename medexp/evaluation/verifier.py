@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medexp.errors import ModelError, first_line
-from medexp.evaluation.measures.assertion_strength import assertion_strength
+from medexp.evaluation.measures.assertion_strength import measure_assertion_strength
 from medexp.evaluation.measures.claims import check_claims, gather_evidence
 from medexp.evaluation.measures.clinical_terms import Lexicon
-from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.measures.words import extract_answer
 
 JUDGE_QUESTION = "Is every statement of the answer supported by the evidence? Reply Yes or No."
 JUDGE_PROMPT = """### Evidence:
@@ -89,11 +89,11 @@ class RulesVerifier:
         return [self._support(item) for item in items]
 
     def _support(self, item: Item) -> float:
-        answer = answer_part(item.answer)
+        answer = extract_answer(item.answer)
         known = gather_evidence([item.question, item.evidence], self._lexicon)
         checked = check_claims(answer, known)
         errors = sum(each.is_error for each in checked) / len(checked) if checked else 0.0
-        return -assertion_strength(answer, f"{item.question}\n{item.evidence}") - errors
+        return -measure_assertion_strength(answer, f"{item.question}\n{item.evidence}") - errors
 
 
 class JudgeVerifier:
@@ -145,13 +145,13 @@ class LikelihoodVerifier:
 
     def support(self, items: Sequence[Item]) -> list[float]:
         """Return the gain in nats a token of the answer; 0 for an empty answer."""
-        others = [_other_evidence(items, index) for index in range(len(items))]
+        others = [_pick_other_evidence(items, index) for index in range(len(items))]
         own = self._per_token([(item, item.evidence) for item in items])
         other = self._per_token(list(zip(items, others, strict=True)))
         return [mine - theirs for mine, theirs in zip(own, other, strict=True)]
 
     def _per_token(self, pairs: Sequence[tuple[Item, str]]) -> list[float]:
-        texts = [answer_part(item.answer).strip() for item, _ in pairs]
+        texts = [extract_answer(item.answer).strip() for item, _ in pairs]
         answers = [_encode(self._tokenizer, f" {text}") if text else [] for text in texts]
         prompts = [
             _encode(self._tokenizer, f"{evidence}\n\nQuestion: {item.question}\nAnswer:")
@@ -168,7 +168,7 @@ class LikelihoodVerifier:
                 self._network, [rows[index] for index in batch], self._tokenizer, max(lengths) + 1
             )
             for place, index in enumerate(batch):
-                means[index] = _mean_log_probability(logits[place], answers[index])
+                means[index] = _measure_mean_log_probability(logits[place], answers[index])
         return [means[index] for index in range(len(pairs))]
 
 
@@ -192,7 +192,7 @@ class ClassifierVerifier:
             batch = items[start : start + self._batch_size]
             tokens = self._tokenizer(
                 [item.evidence for item in batch],
-                [f"{item.question} {answer_part(item.answer)}" for item in batch],
+                [f"{item.question} {extract_answer(item.answer)}" for item in batch],
                 truncation="only_first", max_length=limit, padding=True, return_tensors="pt",
             ).to(self._network.device)  # fmt: skip
             with torch.inference_mode():
@@ -237,8 +237,8 @@ class EndpointVerifier:
                 f"the verifier at {self._url} did not give a chat completion"
                 f" ({first_line(error)[:200]}). Start the server, or use another verifier"
             ) from error
-        odds = _odds_of(choice.get("logprobs"))
-        return odds if odds is not None else _sign_of(reply)
+        odds = _compute_odds(choice.get("logprobs"))
+        return odds if odds is not None else _find_sign(reply)
 
 
 def judge_prompt(item: Item) -> str:
@@ -246,7 +246,7 @@ def judge_prompt(item: Item) -> str:
     return JUDGE_PROMPT.format(
         evidence=item.evidence.strip(),
         question=item.question.strip(),
-        answer=answer_part(item.answer).strip(),
+        answer=extract_answer(item.answer).strip(),
         task=JUDGE_QUESTION,
     )
 
@@ -329,7 +329,7 @@ def _is_classifier(folder: Path) -> bool:
     return any("SequenceClassification" in name for name in config.get("architectures") or ())
 
 
-def _other_evidence(items: Sequence[Item], index: int) -> str:
+def _pick_other_evidence(items: Sequence[Item], index: int) -> str:
     """Return the evidence of the next item that has another one; nothing where none has."""
     own = items[index].evidence
     following = (items[(index + step) % len(items)].evidence for step in range(1, len(items)))
@@ -363,7 +363,7 @@ def _forward(network: Any, rows: Sequence[Sequence[int]], tokenizer: Any, keep: 
         ).logits  # fmt: skip
 
 
-def _mean_log_probability(logits: Any, answer: Sequence[int]) -> float:
+def _measure_mean_log_probability(logits: Any, answer: Sequence[int]) -> float:
     """Return the mean log-probability of the tokens `answer`, which end the row of `logits`."""
     import torch
 
@@ -374,7 +374,7 @@ def _mean_log_probability(logits: Any, answer: Sequence[int]) -> float:
     return float(chosen.mean())
 
 
-def _odds_of(log_probabilities: Any) -> float | None:
+def _compute_odds(log_probabilities: Any) -> float | None:
     try:
         top = log_probabilities["content"][0]["top_logprobs"]
         chances = {str(each["token"]): 2.718281828459045 ** float(each["logprob"]) for each in top}
@@ -384,7 +384,7 @@ def _odds_of(log_probabilities: Any) -> float | None:
     return log((yes + 1e-9) / (no + 1e-9)) if yes or no else None
 
 
-def _sign_of(reply: str) -> float:
+def _find_sign(reply: str) -> float:
     said = reply.strip().casefold()
     return 1.0 if said.startswith("yes") else -1.0 if said.startswith("no") else 0.0
 

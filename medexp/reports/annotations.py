@@ -5,8 +5,8 @@ Text only; a page colours them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medexp.evaluation.measures.sections import section_at
-from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.measures.sections import find_section_heading
+from medexp.evaluation.measures.words import extract_answer
 from medexp.evaluation.scorecard import HarmfulPassage, ScoredAnswer
 
 HARM = "would harm"
@@ -41,12 +41,12 @@ def split_into_blocks(text: str, scored: ScoredAnswer | None = None) -> list[Blo
     """
     marks = _find_marks(scored) if scored is not None else []
     blocks, start, section = [], 0, ""
-    at = len(text) - len(answer_part(text))
+    at = len(text) - len(extract_answer(text))
     if at:
         blocks.append(Block("reasoning", _cut_into_pieces(text, 0, at, marks)))
         start = at
     for line in text[at:].splitlines(keepends=True):
-        heading = section_at(line)
+        heading = find_section_heading(line)
         if heading is not None and at > start:
             blocks.append(Block(section, _cut_into_pieces(text, start, at, marks)))
             start = at

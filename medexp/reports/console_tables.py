@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from medexp.evaluation.leading_lines import Tone, list_harmful_cases, make_leading_lines
 from medexp.evaluation.noise_floor import MeasureNoise
 from medexp.evaluation.record import Record
-from medexp.evaluation.scorecard import Scorecard, accuracies
+from medexp.evaluation.scorecard import Scorecard, list_accuracies
 from medexp.reports.page_template import format_before, format_interval
 from medexp.reports.summary import clip_text
 from medexp.system.console import Console
@@ -26,7 +26,7 @@ def accuracy_rows(record: Record) -> list[tuple[str, str, str, str, str]]:
             f"{accuracy.wilson[0]:.3f} to {accuracy.wilson[1]:.3f}",
             f"{accuracy.bootstrap[0]:.3f} to {accuracy.bootstrap[1]:.3f}",
         )
-        for name, side, accuracy in accuracies(record)
+        for name, side, accuracy in list_accuracies(record)
     ]
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from medexp.evaluation.measures.sections import heading_alone
+from medexp.evaluation.measures.sections import find_bare_heading
 from medexp.evaluation.scorecard import MeasureResult
 from medexp.reports.annotations import Block, MarkedText
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
@@ -64,7 +64,7 @@ def _render_piece(piece: MarkedText) -> str:
 
 
 def _render_line(line: str) -> str:
-    if heading_alone(line) is not None:
+    if find_bare_heading(line) is not None:
         return f'<span class="heading">{_EDGES.sub("", line)}</span>'
     if (heading := _HEADING.fullmatch(line)) is not None:
         return f'<span class="heading">{heading[1]}</span>'

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from medexp.evaluation.leading_lines import list_harmful_cases, make_leading_lines
 from medexp.evaluation.record import AnsweredCase, Record
-from medexp.evaluation.scorecard import Scorecard, accuracies
+from medexp.evaluation.scorecard import Scorecard, list_accuracies
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
 from medexp.reports.run_charts import draw_length_histogram, draw_loss_curve
@@ -61,7 +61,7 @@ def render_report(record: Record, scorecard: Scorecard, header: ReportHeader) ->
         cases=_case_rows(record, scorecard),
         loss_curve=loss_curve,
         lengths=lengths,
-        accuracies=accuracies(record),
+        accuracies=list_accuracies(record),
         vram=vram,
     )
 

@@ -11,7 +11,7 @@ from medexp.config.registration import find_conf_dir
 from medexp.data import loading as data_loading
 from medexp.data.cases import parse_items
 from medexp.data.split import split_cases
-from medexp.evaluation.measures.safety import alternatives
+from medexp.evaluation.measures.safety import split_alternatives
 
 KEYS = ["Question", "Complex_CoT", "Response", "condition", "specialty", "urgency"]
 LISTS = {"must_say": (3, 5), "must_not_say": (1, 3), "synonyms": (1, 8), "differential": (3, 5)}
@@ -63,7 +63,7 @@ def test_a_list_has_some_items_and_none_twice(records, name):
 def test_a_statement_has_short_alternatives_and_none_twice(records, name):
     for record in records:
         for statement in record[name]:
-            parts = alternatives(statement)
+            parts = split_alternatives(statement)
             assert len(set(parts)) == len(parts), statement
             assert all(len(part.split()) <= 8 for part in parts), statement
 

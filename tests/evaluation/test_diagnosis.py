@@ -11,12 +11,12 @@ from medexp.evaluation.diagnosis import (
     DRAWS,
     RIVALS,
     STEM,
-    answer_prefix,
     draw_rivals,
-    known_conditions,
+    encode_answer_prefix,
+    list_known_conditions,
     score_diagnoses,
 )
-from medexp.evaluation.likelihood import Continuation, fits_tokens, log_likelihoods
+from medexp.evaluation.likelihood import Continuation, fits_tokens, measure_log_likelihoods
 from medexp.evaluation.measures.conditions import are_related
 from medexp.models import backend as stack
 from medexp.models import loading as model
@@ -44,7 +44,7 @@ def tuned(tiny_runs: TinyRuns) -> AdapterModel:
 
 
 def test_rivals_are_of_the_specialty_first_and_never_related():
-    known = known_conditions([])
+    known = list_known_conditions([])
     draws = draw_rivals(GOUT, known, 1)
     assert len(draws) == DRAWS
     for draw in draws:
@@ -56,14 +56,14 @@ def test_rivals_are_of_the_specialty_first_and_never_related():
 
 
 def test_rivals_are_those_of_the_seed_and_the_case_whatever_else_is_measured():
-    known = known_conditions([])
+    known = list_known_conditions([])
     assert draw_rivals(GOUT, known, 1) == draw_rivals(GOUT, known, 1)
     assert draw_rivals(GOUT, known, 1) != draw_rivals(GOUT, known, 2)
 
 
 def test_a_condition_of_its_own_data_set_has_rivals_too():
     case = Case("Q?", "", "A", {"condition": "dengue"})
-    known = known_conditions([case])
+    known = list_known_conditions([case])
     assert known["dengue"] == ""
     assert all(len(draw) == RIVALS for draw in draw_rivals(case, known, 1))
 
@@ -73,7 +73,7 @@ def test_a_condition_of_its_own_data_set_has_rivals_too():
     [(REASONED, f"Q: What?\n<think>\n\n</think>\n\n{STEM}"), (DIRECT, f"Q: What?\n{STEM}")],
 )
 def test_the_name_stands_where_the_answer_begins(tuned, prompt, expected):
-    ids = answer_prefix(prompt, "What?", STEM, make_vocabulary(tuned.tokenizer, prompt))
+    ids = encode_answer_prefix(prompt, "What?", STEM, make_vocabulary(tuned.tokenizer, prompt))
     assert tuned.tokenizer.decode(ids, skip_special_tokens=True) == expected
 
 
@@ -89,10 +89,10 @@ def test_the_prior_is_taken_off_and_the_right_one_comes_first(tuned):
     assert found.candidates[0] == "gout"
     ids = tuple(words.encode(" gout"))
     asked, bare = (
-        Continuation(answer_prefix(REASONED, question, STEM, words), ids)
+        Continuation(encode_answer_prefix(REASONED, question, STEM, words), ids)
         for question in (GOUT.question, "")
     )
-    with_question, prior = log_likelihoods(tuned, [asked, bare], fits_tokens(1, 200), False)
+    with_question, prior = measure_log_likelihoods(tuned, [asked, bare], fits_tokens(1, 200), False)
     assert found.nats[0] == pytest.approx(with_question - prior, abs=1e-4)
     assert all(0 not in draw and len(draw) == RIVALS for draw in found.draws)
 
@@ -107,7 +107,7 @@ def test_a_model_that_was_taught_the_name_prefers_it(tuned):
     before = margin()
     lessons = []
     for question, name in ((GOUT.question, "gout"), ("", "septic arthritis")):
-        prefix, ids = answer_prefix(DIRECT, question, STEM, words), words.encode(f" {name}")
+        prefix, ids = encode_answer_prefix(DIRECT, question, STEM, words), words.encode(f" {name}")
         lessons.append(([*prefix, *ids], [*[-100] * len(prefix), *ids]))
     optimizer = torch.optim.Adam(
         [each for each in tuned.network.parameters() if each.requires_grad], lr=1e-2

@@ -6,9 +6,9 @@ from helpers.commands import TinyRuns
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
-from medexp.evaluation.diagnosis import answer_prefix
+from medexp.evaluation.diagnosis import encode_answer_prefix
 from medexp.evaluation.knowledge import score_knowledge
-from medexp.evaluation.likelihood import Continuation, fits_tokens, log_likelihoods
+from medexp.evaluation.likelihood import Continuation, fits_tokens, measure_log_likelihoods
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -45,12 +45,12 @@ def test_every_corruption_is_a_pair_and_the_items_are_counted_alone(tuned):
     kinds = [pair.kind for pair in found.pairs]
     assert sorted(kinds) == ["dose", "dose", "drug", "laterality", "send_home"]
     hand = found.pairs[kinds.index("laterality")]
-    prefix = answer_prefix(PROMPT, CASE.question, "", words)
+    prefix = encode_answer_prefix(PROMPT, CASE.question, "", words)
     heading = words.encode("## Symptoms\n-")
     true, corrupted = (
         Continuation(prefix, (*heading, *words.encode(f" Cold {side} hand")), skipped=len(heading))
         for side in ("left", "right")
     )
-    expected = log_likelihoods(tuned, [true, corrupted], fits_tokens(1, 200), False)
+    expected = measure_log_likelihoods(tuned, [true, corrupted], fits_tokens(1, 200), False)
     assert [-hand.true_nats, -hand.corrupted_nats] == pytest.approx(expected, abs=1e-4)
     assert hand.true_tokens == len(words.encode(" Cold left hand"))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.commands import TinyRuns
 
-from medexp.evaluation.likelihood import Continuation, fits_tokens, log_likelihoods
+from medexp.evaluation.likelihood import Continuation, fits_tokens, measure_log_likelihoods
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -54,16 +54,18 @@ def with_random_adapter(tuned: AdapterModel) -> AdapterModel:
 def test_both_ways_and_every_batch_give_the_sum_of_single_tokens(tuned, shares_prefix, batch_size):
     tuned = with_random_adapter(tuned)
     tuned.network.eval()
-    found = log_likelihoods(tuned, CONTINUATIONS, fits_tokens(batch_size, 20), shares_prefix)
+    found = measure_log_likelihoods(
+        tuned, CONTINUATIONS, fits_tokens(batch_size, 20), shares_prefix
+    )
     assert found == pytest.approx([one_by_one(tuned, each) for each in CONTINUATIONS], abs=1e-4)
 
 
 def test_the_base_does_not_see_the_adapter(tuned):
-    before = log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
+    before = measure_log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
     tuned = with_random_adapter(tuned)
     with tuned.adapter_disabled():
-        base = log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
-    after = log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
+        base = measure_log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
+    after = measure_log_likelihoods(tuned, CONTINUATIONS, fits_tokens(4, 20), True)
     assert base == pytest.approx(before, abs=1e-5)
     assert after != pytest.approx(before, abs=1e-2)
 
@@ -76,7 +78,7 @@ def test_no_more_tokens_go_together_than_fit(tuned):
         return rows * longest <= 30
 
     counts = []
-    log_likelihoods(tuned, CONTINUATIONS, fits, False, counts.append)
+    measure_log_likelihoods(tuned, CONTINUATIONS, fits, False, counts.append)
     assert counts == [1, 2, 2]
     assert sum(counts) == len(CONTINUATIONS)
 
@@ -84,11 +86,11 @@ def test_no_more_tokens_go_together_than_fit(tuned):
 def test_all_continuations_of_a_token_sum_to_one(tuned):
     count = tuned.network.get_base_model().lm_head.weight.shape[0]
     every = [Continuation(PREFIX, (token,)) for token in range(count)]
-    found = torch.tensor(log_likelihoods(tuned, every, fits_tokens(2048, 13), True))
+    found = torch.tensor(measure_log_likelihoods(tuned, every, fits_tokens(2048, 13), True))
     assert float(found.exp().sum()) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_mode_of_the_network_is_put_back(tuned):
     tuned.network.train()
-    log_likelihoods(tuned, CONTINUATIONS[:1], fits_tokens(1, 20), True)
+    measure_log_likelihoods(tuned, CONTINUATIONS[:1], fits_tokens(1, 20), True)
     assert tuned.network.training

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from medexp.evaluation.measures.words import stems
+from medexp.evaluation.measures.words import stem_words
 
 AUTHORITY = 3.0
 
@@ -78,14 +78,14 @@ class Mark:
 def find_marks(text: str, evidence: str) -> list[Mark]:
     """Return every mark of `text` that `evidence` does not have itself, in order."""
     known = evidence.casefold()
-    known_stems = stems(evidence)
+    known_stems = stem_words(evidence)
     return sorted(
-        (each for each in _all_marks(text) if not _is_known(each, known, known_stems)),
+        (each for each in _find_all_marks(text) if not _is_known(each, known, known_stems)),
         key=lambda mark: (mark.start, mark.kind),
     )
 
 
-def assertion_strength(text: str, evidence: str) -> float:
+def measure_assertion_strength(text: str, evidence: str) -> float:
     """Return marks minus hedges a statement of `text`, beyond what `evidence` asserts; 0 for an
     empty text.
     """
@@ -94,17 +94,17 @@ def assertion_strength(text: str, evidence: str) -> float:
     }
     if not statements:
         return 0.0
-    weight = sum(_strength(part, evidence) for part in statements.values())
+    weight = sum(_measure_strength(part, evidence) for part in statements.values())
     return weight / len(statements)
 
 
-def _strength(statement: str, evidence: str) -> float:
+def _measure_strength(statement: str, evidence: str) -> float:
     marks = find_marks(statement, evidence)
     beyond = sum(AUTHORITY if mark.kind == "authority" else 1.0 for mark in marks)
     return beyond - len(HEDGE.findall(statement))
 
 
-def _all_marks(text: str) -> Iterator[Mark]:
+def _find_all_marks(text: str) -> Iterator[Mark]:
     patterns = {
         "degree": DEGREE,
         "direction": DIRECTION,
@@ -119,5 +119,5 @@ def _all_marks(text: str) -> Iterator[Mark]:
 def _is_known(mark: Mark, known: str, known_stems: frozenset[str]) -> bool:
     if mark.text.casefold() in known:
         return True
-    wanted = stems(mark.text)
+    wanted = stem_words(mark.text)
     return mark.kind in ("degree", "direction") and bool(wanted) and wanted <= known_stems

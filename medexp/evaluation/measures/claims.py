@@ -50,16 +50,16 @@ from medexp.evaluation.measures.clinical_terms import (
     is_wider,
 )
 from medexp.evaluation.measures.fabrications import find_excessive_doses, find_invented_drugs
-from medexp.evaluation.measures.quantities import Quantity, quantities
+from medexp.evaluation.measures.quantities import Quantity, find_quantities
 from medexp.evaluation.measures.safety import FUTILE
-from medexp.evaluation.measures.sections import heading_alone, section_at
-from medexp.evaluation.measures.words import answer_part, singular, stems
+from medexp.evaluation.measures.sections import find_bare_heading, find_section_heading
+from medexp.evaluation.measures.words import extract_answer, stem_words, to_singular
 
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 FABRICATED, NOT_IN_EVIDENCE = "fabricated", "not in evidence"
 VERDICTS = (SUPPORTED, CONTRADICTED, FABRICATED, NOT_IN_EVIDENCE)
 NEEDED, ALIGNED, FLIPPED = 0.6, 0.75, 0.3
-FRAME = stems(
+FRAME = stem_words(
     "patient patients case diagnosis diagnosed suspected suspicion confirmed consistent presumed"
     " likely possible probable started give gives giving given never without administered receives"
     " prescribed ordered recommended advised scheduled required obtained requested performed"
@@ -75,7 +75,7 @@ FRAME = stems(
 )
 # One word each, of which a statement may have the one and its evidence the other.
 OPPOSITES = tuple(
-    (stems(one), stems(other))
+    (stem_words(one), stem_words(other))
     for one, other in (
         ("left", "right"),
         (
@@ -220,7 +220,7 @@ class _Line:
 
     @cached_property
     def stems(self) -> frozenset[str]:
-        return stems(self.text)
+        return stem_words(self.text)
 
     @property
     def content(self) -> frozenset[str]:
@@ -238,7 +238,7 @@ class _Line:
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        return tuple(quantities(self.text, every_word=True))
+        return tuple(find_quantities(self.text, every_word=True))
 
     @cached_property
     def mentions(self) -> tuple[Mention, ...]:
@@ -258,7 +258,7 @@ class _Line:
             is_denied: bool | None = is_negated(self.text, start, end)
             if is_denied and (defers or not self._is_denied_in_its_phrase(start, end)):
                 is_denied = None
-            for stem in stems(self.text[start:end]):
+            for stem in stem_words(self.text[start:end]):
                 known = denied.get(stem, is_denied)
                 denied[stem] = is_denied if known == is_denied else False
         if is_discouraging:
@@ -322,12 +322,12 @@ def split_statements(text: str, deduplicate: bool = True) -> list[Statement]:
     """Return the statements of the answer part of `text` in order; places are those in the whole
     text.
     """
-    answer = answer_part(text)
+    answer = extract_answer(text)
     at, section = len(text) - len(answer), None
     found: list[Statement] = []
     for line in answer.splitlines(keepends=True):
-        section = section_at(line.strip()) or section
-        if heading_alone(line.strip()) is None and not line.lstrip().startswith("#"):
+        section = find_section_heading(line.strip()) or section
+        if find_bare_heading(line.strip()) is None and not line.lstrip().startswith("#"):
             found += _split_line(line, at, section)
         at += len(line)
     return list(_drop_repeats(found)) if deduplicate else found
@@ -431,7 +431,7 @@ def _check_part(statement: Statement, evidence: ClaimEvidence, needed: float) ->
     missing = _find_missing_content(said, content, evidence)
     covered = 1 - len(missing) / len(content) if content else 0.0
     is_drug_missing = any(
-        each.kind == _DRUG and stems(each.text) & missing for each in said.mentions
+        each.kind == _DRUG and stem_words(each.text) & missing for each in said.mentions
     )
     if why := _explain_contradiction(statement, said, missing, evidence):
         return CheckedClaim(statement, CONTRADICTED, why, covered)
@@ -467,7 +467,7 @@ def _find_missing_content(
     said: _Line, content: frozenset[str], evidence: ClaimEvidence
 ) -> frozenset[str]:
     known = evidence.stems
-    by_concept = (stems(each.text) for each in said.mentions if _has_concept(each, evidence))
+    by_concept = (stem_words(each.text) for each in said.mentions if _has_concept(each, evidence))
     return content - known - frozenset[str]().union(*by_concept)
 
 
@@ -566,7 +566,7 @@ def _find_flipped_stems(said: _Line, content: frozenset[str], line: _Line) -> fr
     flips = frozenset(
         stem for stem in here | there if None not in (said.polarity[stem], line.polarity[stem])
     )
-    is_head = any(stems(each.text) & content <= flips for each in said.mentions[:1])
+    is_head = any(stem_words(each.text) & content <= flips for each in said.mentions[:1])
     is_enough = len(flips) >= FLIPPED * len(shared) or (is_head and bool(here))
     return flips if flips and is_enough else frozenset()
 
@@ -601,17 +601,17 @@ def _explain_other_number(said: _Line, aligned: Sequence[_Line], evidence: Claim
 
 
 def _extract_unit_word(quantity: Quantity) -> str:
-    return singular(re.sub(r"[\d.,\s–-]|to", "", quantity.text).casefold())
+    return to_singular(re.sub(r"[\d.,\s–-]|to", "", quantity.text).casefold())
 
 
 def _explain_other_drug(said: _Line, missing: frozenset[str], aligned: Sequence[_Line]) -> str:
     for mention in said.mentions:
-        own = stems(mention.text)
+        own = stem_words(mention.text)
         if mention.kind != _DRUG or not own <= missing or not missing <= own:
             continue
         for line in aligned:
             others = [each for each in line.mentions if each.kind == _DRUG]
-            unsaid = [each.text for each in others if not stems(each.text) <= said.stems]
+            unsaid = [each.text for each in others if not stem_words(each.text) <= said.stems]
             if unsaid:
                 return f"{mention.text}, where the evidence has {unsaid[0]}"
     return ""

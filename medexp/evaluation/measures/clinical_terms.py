@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from medexp.data.words import locate_words
-from medexp.evaluation.measures.words import POSSESSIVE, fold, singular
+from medexp.evaluation.measures.words import POSSESSIVE, fold_spelling, to_singular
 
 REACH = 6
 BEFORE = re.compile(
@@ -126,11 +126,14 @@ def find_mentions(text: str, lexicon: Lexicon) -> list[Mention]:
     plain = POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
     found, words = (
         [],
-        [(singular(fold(word)), start, end) for word, start, end in locate_words(plain)],
+        [
+            (to_singular(fold_spelling(word)), start, end)
+            for word, start, end in locate_words(plain)
+        ],
     )
     at = 0
     while at < len(words):
-        length, concepts = _longest_name(words, at, lexicon)
+        length, concepts = _match_longest_name(words, at, lexicon)
         if length:
             start, end = words[at][1], words[at + length - 1][2]
             found.append(
@@ -160,7 +163,7 @@ def is_wider(wide: Concept, narrow: Concept) -> bool:
     return any(below.startswith(f"{above}.") for above in wide.trees for below in narrow.trees)
 
 
-def _longest_name(
+def _match_longest_name(
     words: list[tuple[str, int, int]], at: int, lexicon: Lexicon
 ) -> tuple[int, tuple[Concept, ...]]:
     for length in range(min(lexicon.longest, len(words) - at), 0, -1):

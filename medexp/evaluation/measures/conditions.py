@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from medexp.evaluation.measures.reference_recall import condition_synonyms
+from medexp.evaluation.measures.reference_recall import load_condition_synonyms
 
 # Names stand in lower case in the data; these words are written with capitals.
 _WRITTEN = {
@@ -17,33 +17,35 @@ _WRITTEN = {
 }
 
 
-def written_name(condition: str) -> str:
+def write_condition_name(condition: str) -> str:
     """Return `condition` as it stands inside an English sentence."""
     return " ".join(_WRITTEN.get(word, word) for word in condition.split())
 
 
-def synonyms_of(condition: str) -> tuple[str, ...]:
+def list_synonyms(condition: str) -> tuple[str, ...]:
     """Return the other names of `condition`, none where it is not a shipped one."""
-    return condition_synonyms().get(condition.casefold(), ())
+    return load_condition_synonyms().get(condition.casefold(), ())
 
 
-def broader_than(condition: str) -> tuple[str, ...]:
+def list_broader_names(condition: str) -> tuple[str, ...]:
     """Return names that hold `condition` among other things."""
     return _read_broader().get(condition.casefold(), ())
 
 
-def shipped_conditions() -> tuple[str, ...]:
+def list_shipped_conditions() -> tuple[str, ...]:
     """Return the names of the shipped conditions."""
-    return tuple(condition_synonyms())
+    return tuple(load_condition_synonyms())
 
 
 def are_related(one: str, other: str) -> bool:
     """Return whether two conditions are the same, or one of them is broader than the other."""
-    return bool(_wider(one) & {other.casefold()} or _wider(other) & {one.casefold()})
+    return bool(
+        _list_wider_names(one) & {other.casefold()} or _list_wider_names(other) & {one.casefold()}
+    )
 
 
-def _wider(condition: str) -> set[str]:
-    names = (condition, *synonyms_of(condition), *broader_than(condition))
+def _list_wider_names(condition: str) -> set[str]:
+    names = (condition, *list_synonyms(condition), *list_broader_names(condition))
     return {name.casefold() for name in names}
 
 

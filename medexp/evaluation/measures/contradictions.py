@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, find_mentions
-from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.measures.words import extract_answer
 
 FAMILIES = {
     "penicillins": (
@@ -115,7 +115,7 @@ class Contradiction:
 
 def find_contradictions(answer: str, question: str, lexicon: Lexicon) -> list[Contradiction]:
     """Every contradiction found, in the order above; places are those in the whole answer."""
-    text = answer_part(answer)
+    text = extract_answer(answer)
     offset = len(answer) - len(text)
     found = [
         *_find_age_contradictions(text, question),

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from medexp.evaluation.measures.sections import SECTIONS, sections
+from medexp.evaluation.measures.sections import SECTIONS, parse_sections
 
 KINDS = (
     "dose",
@@ -114,23 +114,23 @@ _DOSE = re.compile(
 Rule = tuple[re.Pattern[str], str]
 
 
-def _rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
+def _compile_rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
     return tuple((re.compile(pattern), new) for pattern, new in pairs)
 
 
-def _both_cases(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
+def _add_capitalised(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
     """Return `pairs`, each also with a capital at its start."""
     capital = [(rf"{old[0].upper()}{old[1:]}", new[0].upper() + new[1:]) for old, new in pairs]
     return [(rf"\b{old}\b", new) for old, new in [*pairs, *capital]]
 
 
-def _swapped(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
+def _swap_both_ways(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
     """Return whole words and what takes their place, both ways and in both cases."""
-    return _both_cases(*pairs, *((new, old) for old, new in pairs))
+    return _add_capitalised(*pairs, *((new, old) for old, new in pairs))
 
 
 _CLAUSE_START = r"(?:^|(?<=[;,] ))"
-_ADVICE = _rules(
+_ADVICE = _compile_rules(
     (rf"{_CLAUSE_START}Avoid\b", "Recommend"),
     (r"\bavoid\b", "recommend"),
     (r"\bavoided\b", "preferred"),
@@ -150,10 +150,10 @@ _VERBS = "|".join(
     rf"(?<=\b{verb})"
     for verb in ("do", "Do", "does", "must", "will", "should", "need", "may", "is", "are")
 )
-_POLARITY = _rules(
+_POLARITY = _compile_rules(
     (r"\bcannot\b", "can"),
     (rf"(?:{_VERBS}) not\b", ""),
-    *_both_cases(
+    *_add_capitalised(
         (r"without(?! \w+ing\b)", "with"),
         ("unless", "if"),
         ("unsuitable", "suitable"),
@@ -175,8 +175,8 @@ _POLARITY = _rules(
         ("prevents", "causes"),
     ),
 )
-_DIRECTION = _rules(
-    *_swapped(
+_DIRECTION = _compile_rules(
+    *_swap_both_ways(
         ("less than", "more than"),
         ("raised", "lowered"),
         ("raises", "lowers"),
@@ -188,7 +188,7 @@ _DIRECTION = _rules(
         ("acidosis", "alkalosis"),
         ("narrowing", "widening"),
     ),
-    *_both_cases(
+    *_add_capitalised(
         (r"under(?= \d)", "over"),
         (r"over(?= \d+(?:\.\d+)?(?! ?(?:hours|minutes|days|weeks|months)|\d|[.–-]))", "under"),
         ("below", "above"),
@@ -213,7 +213,7 @@ _PART = (
     "abdom(?:en|inal)|limbs?|legs?|lobe|quadrant|airway|ureteric|gastrointestinal|urinary|back|"
     "oesophagus|sphincter|eyelid|lip|pole|ribs|chest|jaw|belly|nose"
 )
-_LATERALITY = _rules(
+_LATERALITY = _compile_rules(
     (r"\bright(?! away| ventric)\b", "left"),
     (r"\bRight\b(?!-?away)", "Left"),
     (
@@ -224,19 +224,21 @@ _LATERALITY = _rules(
     (r"\bLeft\b", "Right"),
     (rf"\bupper(?= (?:{_PART})\b)", "lower"),
     (rf"\blower(?= (?:{_PART})\b)", "upper"),
-    *_swapped(("anterior", "posterior"), ("proximal", "distal"), ("bilateral", "unilateral")),
-    *_swapped(("inferior", "superior"), ("medial", "lateral"), ("inner", "outer")),
-    *_both_cases(("both sides", "one side"), ("one-sided", "two-sided")),
+    *_swap_both_ways(
+        ("anterior", "posterior"), ("proximal", "distal"), ("bilateral", "unilateral")
+    ),
+    *_swap_both_ways(("inferior", "superior"), ("medial", "lateral"), ("inner", "outer")),
+    *_add_capitalised(("both sides", "one side"), ("one-sided", "two-sided")),
 )
-_ORDER = _rules(
-    *_swapped(("before", "after")),
+_ORDER = _compile_rules(
+    *_swap_both_ways(("before", "after")),
     (r"\bfollowed by\b", "preceded by"),
     (r"\bfirst(?=[;,.]|$)", "last"),
-    *_both_cases(("until", "once")),
+    *_add_capitalised(("until", "once")),
     (r"(?<=, )once(?= (?!daily|weekly|a ))", "until"),
     (r"^Once(?= (?!daily|weekly|a ))", "Until"),
 )
-_DURATION = _rules(
+_DURATION = _compile_rules(
     *(
         (rf"(?<={number}[ -]){old}(?=s?\b(?! old|-old))", new)
         for number in (
@@ -262,8 +264,8 @@ _DURATION = _rules(
     )
 )
 _TIME = r"(?:an|one|the|\d+(?:\.\d+)?(?:[-–]\d+)?|two|four|six|twelve) (?:hours?|minutes)"
-_SEND_HOME = _rules(
-    *_both_cases(
+_SEND_HOME = _compile_rules(
+    *_add_capitalised(
         ("immediately", "in a few weeks"),
         ("at once", "in a few weeks"),
         ("straight away", "in a few weeks"),
@@ -323,7 +325,7 @@ def corrupt_reference(
     """
     named = f"{reference}\n{question}"
     by_kind: dict[str, list[Corruption]] = {kind: [] for kind in KINDS}
-    for section in sections(reference):
+    for section in parse_sections(reference):
         if section.name in SECTIONS:
             for item in section.items:
                 for each in corrupt_item(item, section.name, named):
@@ -341,14 +343,14 @@ def corrupt_item(item: str, section: str, named: str = "") -> list[Corruption]:
     text whose drugs no other may be swapped for."""
     is_advice = section == "precautions"
     found = [
-        *(_doses(item) if is_advice else ()),
-        *_drugs(item, f"{item}\n{named}"),
-        *(_first("send_home", _SEND_HOME, item) if is_advice else ()),
-        *_first("laterality", _LATERALITY, item),
-        *_first("order", _ORDER, item),
-        *_first("polarity", (*_ADVICE, *_POLARITY) if is_advice else _POLARITY, item),
-        *_first("direction", _DIRECTION, item),
-        *_first("duration", _DURATION, item),
+        *(_corrupt_dose(item) if is_advice else ()),
+        *_corrupt_drug(item, f"{item}\n{named}"),
+        *(_apply_earliest_rule("send_home", _SEND_HOME, item) if is_advice else ()),
+        *_apply_earliest_rule("laterality", _LATERALITY, item),
+        *_apply_earliest_rule("order", _ORDER, item),
+        *_apply_earliest_rule("polarity", (*_ADVICE, *_POLARITY) if is_advice else _POLARITY, item),
+        *_apply_earliest_rule("direction", _DIRECTION, item),
+        *_apply_earliest_rule("duration", _DURATION, item),
     ]
     return [Corruption(kind, section, item, *place) for kind, *place in found]
 
@@ -356,30 +358,30 @@ def corrupt_item(item: str, section: str, named: str = "") -> list[Corruption]:
 Found = tuple[str, int, int, str]
 
 
-def _doses(item: str) -> Iterator[Found]:
+def _corrupt_dose(item: str) -> Iterator[Found]:
     match = _DOSE.search(item)
     if match is None:
         return
-    changes: Sequence[Callable[[str], str]] = (_times_ten, _tenth)
+    changes: Sequence[Callable[[str], str]] = (_multiply_by_ten, _divide_by_ten)
     for change in changes:
         new = change(match[1]) + (match[2] + change(match[3]) if match[3] else "")
         yield "dose", match.start(), match.end(), new
 
 
-def _times_ten(number: str) -> str:
-    return _plain(Decimal(number.replace(",", "")) * 10)
+def _multiply_by_ten(number: str) -> str:
+    return _format_plain(Decimal(number.replace(",", "")) * 10)
 
 
-def _tenth(number: str) -> str:
-    return _plain(Decimal(number.replace(",", "")) / 10)
+def _divide_by_ten(number: str) -> str:
+    return _format_plain(Decimal(number.replace(",", "")) / 10)
 
 
-def _plain(number: Decimal) -> str:
+def _format_plain(number: Decimal) -> str:
     whole = f"{number:f}"
     return whole.rstrip("0").rstrip(".") if "." in whole else whole
 
 
-def _drugs(item: str, named: str) -> Iterator[Found]:
+def _corrupt_drug(item: str, named: str) -> Iterator[Found]:
     lower = named.casefold()
     for match in _DRUG.finditer(item):
         new = next(new for old, new in SWAPS.items() if old.casefold() == match[0].casefold())
@@ -390,7 +392,7 @@ def _drugs(item: str, named: str) -> Iterator[Found]:
             return
 
 
-def _first(kind: str, rules: Sequence[Rule], item: str) -> Iterator[Found]:
+def _apply_earliest_rule(kind: str, rules: Sequence[Rule], item: str) -> Iterator[Found]:
     """Yield the change of the rule that matches earliest, the first of the list where two do."""
     places = [
         (match.start(), order, match.end(), new)

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from medexp.data.words import split_words
 from medexp.evaluation.measures.clinical_terms import Lexicon, Mention, find_mentions
-from medexp.evaluation.measures.quantities import Quantity, quantities
-from medexp.evaluation.measures.words import fold, singular
+from medexp.evaluation.measures.quantities import Quantity, find_quantities
+from medexp.evaluation.measures.words import fold_spelling, to_singular
 
 MIN_HEAD, NEAR = 3, 4
 DRUG_ENDINGS = (
@@ -97,7 +97,7 @@ def load_dose_limits() -> Mapping[tuple[str, str], DoseLimit]:
     for line in FILE.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             names, route, single, daily, source = line.split("\t")
-            limit = DoseLimit(_number(single), _number(daily), source)
+            limit = DoseLimit(_parse_number(single), _parse_number(daily), source)
             limits |= {(name, route): limit for name in names.split("|")}
     return limits
 
@@ -105,16 +105,18 @@ def load_dose_limits() -> Mapping[tuple[str, str], DoseLimit]:
 def find_invented_drugs(text: str, lexicon: Lexicon, evidence: str = "") -> list[str]:
     """Return the drug-shaped words of `text` that are in no name of `lexicon` nor in `evidence`."""
     shaped = [
-        match[0] for match in _WORD.finditer(text) if _SHAPE.match(singular(match[0].casefold()))
+        match[0] for match in _WORD.finditer(text) if _SHAPE.match(to_singular(match[0].casefold()))
     ]
     if not shaped:
         return []
-    known = {singular(fold(word)) for word in split_words(evidence)} | _words_of(lexicon)
+    known = {
+        to_singular(fold_spelling(word)) for word in split_words(evidence)
+    } | _list_lexicon_words(lexicon)
     return [
         word
         for word in dict.fromkeys(shaped)
-        if singular(fold(word.casefold())) not in known
-        and singular(word.casefold()) not in WORDS_SO_SHAPED
+        if to_singular(fold_spelling(word.casefold())) not in known
+        and to_singular(word.casefold()) not in WORDS_SO_SHAPED
     ]
 
 
@@ -122,43 +124,43 @@ def find_excessive_doses(text: str, lexicon: Lexicon) -> list[ExcessiveDose]:
     """Return the doses of `text` above what an adult is given by that route."""
     found = []
     for match in _SENTENCE.finditer(text):
-        doses = [each for each in quantities(match[0]) if each.unit == "mg"]
+        doses = [each for each in find_quantities(match[0]) if each.unit == "mg"]
         drugs = (
             [each for each in find_mentions(match[0], lexicon) if each.kind == "drug"]
             if doses
             else []
         )
         for dose in doses:
-            excess = _excess(match[0], dose, drugs)
+            excess = _find_excess(match[0], dose, drugs)
             if excess:
                 found.append(excess)
     return found
 
 
-def _excess(sentence: str, dose: Quantity, drugs: list[Mention]) -> ExcessiveDose | None:
-    drug = _drug_of(sentence, dose, drugs)
+def _find_excess(sentence: str, dose: Quantity, drugs: list[Mention]) -> ExcessiveDose | None:
+    drug = _find_drug_of_dose(sentence, dose, drugs)
     if drug is None or drug.negated or _BY_SIZE.match(sentence, dose.end):
         return None
-    limit = _limit(drug, _route(sentence))
+    limit = _find_limit(drug, _find_route(sentence))
     if limit is None:
         return None
     most = limit.single_mg or limit.daily_mg
     if most and dose.value > most:
-        return ExcessiveDose(drug.text, dose, _reason(drug, dose, 1, most, limit.source))
+        return ExcessiveDose(drug.text, dose, _explain_excess(drug, dose, 1, most, limit.source))
     times = next((count for rule, count in _TIMES_A_DAY if rule.search(sentence, dose.end)), 1)
     if limit.daily_mg and dose.value * times > limit.daily_mg:
         return ExcessiveDose(
-            drug.text, dose, _reason(drug, dose, times, limit.daily_mg, limit.source)
+            drug.text, dose, _explain_excess(drug, dose, times, limit.daily_mg, limit.source)
         )
     return None
 
 
-def _reason(drug: Mention, dose: Quantity, times: int, most: float, source: str) -> str:
+def _explain_excess(drug: Mention, dose: Quantity, times: int, most: float, source: str) -> str:
     often = f" {times} times a day" if times > 1 else ""
     return f"{drug.text} {dose.text}{often}: at most {most:g} mg ({source})"
 
 
-def _drug_of(sentence: str, dose: Quantity, drugs: list[Mention]) -> Mention | None:
+def _find_drug_of_dose(sentence: str, dose: Quantity, drugs: list[Mention]) -> Mention | None:
     before = [each for each in drugs if each.end <= dose.start]
     if before and len(split_words(sentence[before[-1].end : dose.start])) <= NEAR:
         return before[-1]
@@ -167,24 +169,24 @@ def _drug_of(sentence: str, dose: Quantity, drugs: list[Mention]) -> Mention | N
     return behind[0] if is_next else None
 
 
-def _limit(drug: Mention, route: str) -> DoseLimit | None:
+def _find_limit(drug: Mention, route: str) -> DoseLimit | None:
     names = {drug.text.casefold(), *(concept.name for concept in drug.concepts)}
     limits = load_dose_limits()
     return next((limits[name, route] for name in sorted(names) if (name, route) in limits), None)
 
 
-def _route(sentence: str) -> str:
+def _find_route(sentence: str) -> str:
     return next((route for route, rule in _ROUTES.items() if rule.search(sentence)), "oral")
 
 
-def _number(cell: str) -> float | None:
+def _parse_number(cell: str) -> float | None:
     return None if cell == "-" else float(cell)
 
 
 @cache
-def _words_by_identity(names: tuple[str, ...]) -> frozenset[str]:
+def _split_names(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(word for name in names for word in name.split())
 
 
-def _words_of(lexicon: Lexicon) -> frozenset[str]:
-    return _words_by_identity(tuple(lexicon.names))
+def _list_lexicon_words(lexicon: Lexicon) -> frozenset[str]:
+    return _split_names(tuple(lexicon.names))

@@ -40,7 +40,7 @@ class DiagnosisScores:
     @property
     def accuracy(self) -> float:
         """The share of draws in which the right one is preferred."""
-        return _mean([_share_of_best(self._drawn(draw)) for draw in self.draws])
+        return _mean([_measure_share_of_best(self._drawn(draw)) for draw in self.draws])
 
     @property
     def margin(self) -> float:
@@ -138,7 +138,7 @@ class Likelihoods:
         return Likelihoods(diagnoses, knowledge)
 
 
-def calibration_error(cases: Sequence[DiagnosisScores]) -> float:
+def measure_calibration_error(cases: Sequence[DiagnosisScores]) -> float:
     """Return the expected calibration error over all draws of `cases`."""
     bins: dict[int, list[tuple[float, float]]] = {}
     draws = 0
@@ -147,14 +147,14 @@ def calibration_error(cases: Sequence[DiagnosisScores]) -> float:
             nats = [case.nats[0], *(case.nats[place] for place in draw)]
             sure = max(_softmax(nats))
             bins.setdefault(min(int(sure * BINS), BINS - 1), []).append(
-                (sure, _share_of_best(nats))
+                (sure, _measure_share_of_best(nats))
             )
             draws += 1
     gaps = (abs(sum(sure - right for sure, right in each)) for each in bins.values())
     return sum(gaps) / draws
 
 
-def _share_of_best(nats: Sequence[float]) -> float:
+def _measure_share_of_best(nats: Sequence[float]) -> float:
     """Return the share of a 1 that the first of `nats` has."""
     best = max(nats)
     tied = sum(isclose(each, best, abs_tol=1e-9) for each in nats)

@@ -91,24 +91,26 @@ class Quantity:
         return one_is_bare and isclose(self.bare, other.bare, rel_tol=1e-6)
 
 
-def quantities(text: str, every_word: bool = False) -> list[Quantity]:
+def find_quantities(text: str, every_word: bool = False) -> list[Quantity]:
     """The quantities of `text` in order; number words without a unit too where `every_word`."""
     plain = _LIST_NUMBER.sub(lambda match: " " * len(match[0]), text)
-    found = [each for match in _DIGITS.finditer(plain) for each in _of_digits(match)]
-    found += [_of_word(match) for match in _WORDS.finditer(plain) if match[2] or every_word]
+    found = [each for match in _DIGITS.finditer(plain) for each in _read_digits(match)]
+    found += [
+        _read_number_word(match) for match in _WORDS.finditer(plain) if match[2] or every_word
+    ]
     return sorted(found, key=lambda each: each.start)
 
 
-def _of_digits(match: re.Match[str]) -> list[Quantity]:
+def _read_digits(match: re.Match[str]) -> list[Quantity]:
     ends = [match[1], match[2]] if match[2] else [match[1]]
-    return [_quantity(match, float(end.replace(",", "")), match[3]) for end in ends]
+    return [_build_quantity(match, float(end.replace(",", "")), match[3]) for end in ends]
 
 
-def _of_word(match: re.Match[str]) -> Quantity:
+def _read_number_word(match: re.Match[str]) -> Quantity:
     value = sum(_WORD_VALUES[word] for word in re.split(r"[-\s]", match[1].casefold()))
-    return replace(_quantity(match, float(value), match[2]), in_words=match[2] is None)
+    return replace(_build_quantity(match, float(value), match[2]), in_words=match[2] is None)
 
 
-def _quantity(match: re.Match[str], value: float, unit: str | None) -> Quantity:
+def _build_quantity(match: re.Match[str], value: float, unit: str | None) -> Quantity:
     base, scale = _SCALES[unit.casefold()] if unit else (None, 1.0)
     return Quantity(match[0].strip(), match.start(), match.end(), value * scale, base, value)

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from medexp.data.words import locate_words
 from medexp.evaluation.measures.clinical_terms import Lexicon, find_mentions, is_negated
-from medexp.evaluation.measures.sections import sections
-from medexp.evaluation.measures.words import answer_part, stems
+from medexp.evaluation.measures.sections import parse_sections
+from medexp.evaluation.measures.words import extract_answer, stem_words
 
 MIN_SHARE, MIN_COSINE = 0.35, 0.55
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
@@ -37,7 +37,11 @@ def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool
     """Does `answer` name the condition, by one of `names` or a synonym of theirs?"""
     names = [
         *names,
-        *(synonym for name in names for synonym in condition_synonyms().get(name.casefold(), ())),
+        *(
+            synonym
+            for name in names
+            for synonym in load_condition_synonyms().get(name.casefold(), ())
+        ),
     ]
     meant = {
         concept
@@ -46,18 +50,21 @@ def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool
         if each.text == name
         for concept in each.concepts
     }
-    text = answer_part(answer)
+    text = extract_answer(answer)
     if any(
         meant & set(each.concepts) and not each.negated for each in find_mentions(text, lexicon)
     ):
         return True
     return any(
-        _holds(line, name) for line in lines(answer) if not line.endswith("?") for name in names
+        _holds(line, name)
+        for line in split_answer_lines(answer)
+        if not line.endswith("?")
+        for name in names
     )
 
 
 @cache
-def condition_synonyms() -> Mapping[str, tuple[str, ...]]:
+def load_condition_synonyms() -> Mapping[str, tuple[str, ...]]:
     """Return the hand-checked synonyms of the shipped conditions, by the condition's name in lower
     case.
     """
@@ -70,30 +77,30 @@ def condition_synonyms() -> Mapping[str, tuple[str, ...]]:
     }
 
 
-def lines(answer: str) -> list[str]:
+def split_answer_lines(answer: str) -> list[str]:
     """The lines of the answer part, without bullets and numbers; long paragraphs sentence by
     sentence.
     """
-    found = [_BULLET.sub("", line).strip() for line in answer_part(answer).splitlines()]
+    found = [_BULLET.sub("", line).strip() for line in extract_answer(answer).splitlines()]
     return [part for line in found for part in re.split(r"(?<=[.!?。])\s+", line) if part]
 
 
-def items(reference: str, section: str) -> tuple[str, ...]:
+def list_reference_items(reference: str, section: str) -> tuple[str, ...]:
     """The items of `section` in `reference`; none where it has no such section."""
-    return next((each.items for each in sections(reference) if each.name == section), ())
+    return next((each.items for each in parse_sections(reference) if each.name == section), ())
 
 
-def lexical_recall(reference_items: Sequence[str], answer: str) -> float | None:
+def measure_lexical_recall(reference_items: Sequence[str], answer: str) -> float | None:
     """The share of `reference_items` whose words a line of `answer` holds; None without items."""
     if not reference_items:
         return None
-    said = [_polar_stems(line) for line in lines(answer)]
-    return sum(_is_recalled(_polar_stems(item), said) for item in reference_items) / len(
+    said = [_read_polar_stems(line) for line in split_answer_lines(answer)]
+    return sum(_is_recalled(_read_polar_stems(item), said) for item in reference_items) / len(
         reference_items
     )
 
 
-def embedded_recall(cosines: Sequence[Sequence[float]]) -> float | None:
+def measure_embedded_recall(cosines: Sequence[Sequence[float]]) -> float | None:
     """The share of items with a line near in meaning; `cosines` has a row an item and a column a
     line of the answer.
     """
@@ -108,12 +115,12 @@ def _is_recalled(
     return bool(wanted) and any(len(wanted & line) >= MIN_SHARE * len(wanted) for line in said)
 
 
-def _polar_stems(line: str) -> frozenset[tuple[str, bool]]:
+def _read_polar_stems(line: str) -> frozenset[tuple[str, bool]]:
     """Return the stem of every content word of `line`, and whether it is denied there."""
     return frozenset(
         (stem, is_negated(line, start, end))
         for _, start, end in locate_words(line)
-        for stem in stems(line[start:end])
+        for stem in stem_words(line[start:end])
     )
 
 
@@ -123,11 +130,11 @@ def _holds(line: str, name: str) -> bool:
         return any(
             not is_negated(line, *at.span()) for at in re.finditer(rf"\b{re.escape(name)}\b", line)
         )
-    wanted = stems(name)
+    wanted = stem_words(name)
     found = [
-        (start, end) for _, start, end in locate_words(line) if stems(line[start:end]) & wanted
+        (start, end) for _, start, end in locate_words(line) if stem_words(line[start:end]) & wanted
     ]
-    said = frozenset(stem for start, end in found for stem in stems(line[start:end]))
+    said = frozenset(stem for start, end in found for stem in stem_words(line[start:end]))
     return (
         bool(wanted)
         and wanted <= said

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medexp.data.words import split_words
-from medexp.evaluation.measures.words import answer_part
+from medexp.evaluation.measures.words import extract_answer
 
 SECTIONS = ("symptoms", "causes", "precautions", "red flags")
 NAMES: Mapping[str, Mapping[str, str]] = {
@@ -87,9 +87,9 @@ class Structure:
         return sum(self.items.values()) / len(SECTIONS)
 
 
-def structure(text: str) -> Structure:
+def score_structure(text: str) -> Structure:
     """How well `text` follows the four sections."""
-    found = sections(text)
+    found = parse_sections(text)
     first: dict[str, Section] = {}
     for section in found:
         first.setdefault(section.name, section)
@@ -111,10 +111,10 @@ def structure(text: str) -> Structure:
     )
 
 
-def sections(text: str) -> list[Section]:
+def parse_sections(text: str) -> list[Section]:
     """Every section of the answer, in its order, repeated ones too."""
     found: list[tuple[str, list[str]]] = []
-    for line in answer_part(text).splitlines():
+    for line in extract_answer(text).splitlines():
         if heading := _HEADING.match(line):
             behind = (heading["text"] or "").strip(" *_")
             found.append((_SECTION_OF[heading["name"].casefold()], [behind] if behind else []))
@@ -123,13 +123,13 @@ def sections(text: str) -> list[Section]:
     return [Section(name, tuple(lines)) for name, lines in found]
 
 
-def section_at(line: str) -> str | None:
+def find_section_heading(line: str) -> str | None:
     """Return the section that begins with `line`, or None; its text may begin on that line."""
     heading = _HEADING.match(line)
     return _SECTION_OF[heading["name"].casefold()] if heading else None
 
 
-def heading_alone(line: str) -> str | None:
+def find_bare_heading(line: str) -> str | None:
     """Return the section that `line` is the heading of and nothing else, or None."""
     heading = _HEADING.match(line)
     return _SECTION_OF[heading["name"].casefold()] if heading and not heading["text"] else None

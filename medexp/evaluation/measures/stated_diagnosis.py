@@ -34,18 +34,18 @@ from medexp.data.words import locate_words
 from medexp.evaluation.measures.clinical_terms import Lexicon, is_negated
 from medexp.evaluation.measures.conditions import (
     are_related,
-    broader_than,
-    shipped_conditions,
-    synonyms_of,
+    list_broader_names,
+    list_shipped_conditions,
+    list_synonyms,
 )
-from medexp.evaluation.measures.reference_recall import lines, names_condition
-from medexp.evaluation.measures.sections import heading_alone, sections
+from medexp.evaluation.measures.reference_recall import names_condition, split_answer_lines
+from medexp.evaluation.measures.sections import find_bare_heading, parse_sections
 from medexp.evaluation.measures.words import (
     POSSESSIVE,
-    answer_part,
-    fold,
-    singular,
-    term_key,
+    extract_answer,
+    fold_spelling,
+    make_term_key,
+    to_singular,
 )
 
 LONGEST_NAME = 8
@@ -58,7 +58,7 @@ CONTRASTS = frozenset(
     " aspiration drug seborrhoeic atopic vernal varicella".split()
 )
 _NO_TERMS = Lexicon({}, 0)
-_FOLDED_CONTRASTS = frozenset(map(fold, CONTRASTS))
+_FOLDED_CONTRASTS = frozenset(map(fold_spelling, CONTRASTS))
 _SURE = (
     r"(?:(?:most|more|very|highly)\s+)?"
     r"(?:likely|probable|probably|presumed|presumably|suspected|almost certainly|clearly)"
@@ -121,46 +121,46 @@ def grade_stated_diagnosis(
     """
     if reasons and THINK_END not in answer:
         return StatedDiagnosis("absent", "")
-    text = _MARKS.sub("", answer_part(answer))
-    names = [condition, *synonyms_of(condition), *synonyms]
-    own = frozenset(term_key(condition))
-    statements = [_part_that_counts(each) for each in _statements(answer, text)]
+    text = _MARKS.sub("", extract_answer(answer))
+    names = [condition, *list_synonyms(condition), *synonyms]
+    own = frozenset(make_term_key(condition))
+    statements = [_cut_to_counting_part(each) for each in _find_statements(answer, text)]
     stated = next(
         (
             each
             for each in statements
-            if _is_exact(each, names, own) or _named_conditions(each, with_broader=True)
+            if _is_exact(each, names, own) or _find_named_conditions(each, with_broader=True)
         ),
         statements[0] if statements else "",
     )
     if _is_exact(stated, names, own):
         return StatedDiagnosis("exact", stated)
-    named = _named_conditions(stated, with_broader=False)
+    named = _find_named_conditions(stated, with_broader=False)
     others = {name for name in named if not are_related(name, condition)}
-    if not others and _names_one(stated, broader_than(condition), own):
+    if not others and _names_one(stated, list_broader_names(condition), own):
         return StatedDiagnosis("broader", stated)
-    rest = [line for line in lines(text) if not line.endswith("?")]
+    rest = [line for line in split_answer_lines(text) if not line.endswith("?")]
     if any(_is_exact(line, names, own) for line in rest):
         return StatedDiagnosis("differential", stated)
     return StatedDiagnosis("absent", stated)
 
 
-def _statements(answer: str, text: str) -> Iterator[str]:
+def _find_statements(answer: str, text: str) -> Iterator[str]:
     """Yield what may state the diagnosis, the surest first."""
-    said = [line for line in lines(text) if not line.endswith("?")]
+    said = [line for line in split_answer_lines(text) if not line.endswith("?")]
     found = [
         match for line in said for match in (_LABEL.search(line), _CAUSE.search(line)) if match
     ]
     yield from (each["text"] for each in found if each[0].casefold().startswith("final"))
     yield from (each["text"] for each in found)
-    for section in sections(answer):
+    for section in parse_sections(answer):
         if section.name == "causes" and section.items:
             yield _MARKS.sub("", section.items[0])
     yield from (match["text"] for line in said if (match := _PHRASE.search(line)))
-    yield from (line for line in said[:1] if heading_alone(line) is None)
+    yield from (line for line in said[:1] if find_bare_heading(line) is None)
 
 
-def _part_that_counts(statement: str) -> str:
+def _cut_to_counting_part(statement: str) -> str:
     """Return the part of `statement` before what is only explained or weighed.
 
     A full stop, colon or bracket at its very start is passed over.
@@ -173,7 +173,9 @@ def _is_exact(text: str, names: Sequence[str], own: frozenset[str]) -> bool:
     """Return whether `text` names the condition word by word, or with all words of its name."""
     if _names_one(text, names, own):
         return True
-    told_apart = {fold(word) for word, _, _ in locate_words(text)} & (_FOLDED_CONTRASTS - own)
+    told_apart = {fold_spelling(word) for word, _, _ in locate_words(text)} & (
+        _FOLDED_CONTRASTS - own
+    )
     return len(own) > 1 and not told_apart and names_condition(text, names[:1], _NO_TERMS)
 
 
@@ -183,9 +185,9 @@ def _names_one(text: str, names: Sequence[str], own: frozenset[str]) -> bool:
 
 
 def _names(text: str, name: str, own: frozenset[str]) -> bool:
-    wanted = term_key(name)
-    found = locate_words(_without_possessive(text))
-    keys = [singular(fold(word)) for word, _, _ in found]
+    wanted = make_term_key(name)
+    found = locate_words(_blank_possessives(text))
+    keys = [to_singular(fold_spelling(word)) for word, _, _ in found]
     for at in range(len(keys) - len(wanted) + 1):
         if tuple(keys[at : at + len(wanted)]) != wanted:
             continue
@@ -200,10 +202,12 @@ def _names(text: str, name: str, own: frozenset[str]) -> bool:
     return False
 
 
-def _named_conditions(text: str, with_broader: bool) -> frozenset[str]:
+def _find_named_conditions(text: str, with_broader: bool) -> frozenset[str]:
     """Return the shipped conditions that `text` names, or names something broader than."""
-    keys = [singular(fold(word)) for word, _, _ in locate_words(_without_possessive(text))]
-    known = _known_names(with_broader)
+    keys = [
+        to_singular(fold_spelling(word)) for word, _, _ in locate_words(_blank_possessives(text))
+    ]
+    known = _load_known_names(with_broader)
     return frozenset(
         condition
         for at in range(len(keys))
@@ -212,21 +216,21 @@ def _named_conditions(text: str, with_broader: bool) -> frozenset[str]:
     )
 
 
-def _without_possessive(text: str) -> str:
+def _blank_possessives(text: str) -> str:
     return POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
 
 
 @cache
-def _known_names(with_broader: bool) -> Mapping[tuple[str, ...], frozenset[str]]:
+def _load_known_names(with_broader: bool) -> Mapping[tuple[str, ...], frozenset[str]]:
     """Return the conditions that each name of at most LONGEST_NAME words may mean.
 
     Names in capitals alone are left out: in lower case they are other words.
     """
     found: dict[tuple[str, ...], frozenset[str]] = {}
-    for condition in shipped_conditions():
-        broader = broader_than(condition) if with_broader else ()
-        for name in (condition, *synonyms_of(condition), *broader):
+    for condition in list_shipped_conditions():
+        broader = list_broader_names(condition) if with_broader else ()
+        for name in (condition, *list_synonyms(condition), *broader):
             if not name.isupper():
-                key = term_key(name)
+                key = make_term_key(name)
                 found[key] = found.get(key, frozenset()) | {condition}
     return found

@@ -6,12 +6,12 @@ The rules, in full:
   (not its chain of thought).
 - A drug or finding (`terms`) that the answer does not deny is supported when the evidence names the
   same concept, a narrower one (pain, where the evidence has chest pain), or all of its content
-  words somewhere (`words.stems`).
+  words somewhere (`words.stem_words`).
 - What the patient has stands under Symptoms: a finding that the evidence names only among the
   reference's Red Flags (what may yet come) is unsupported there. One that the evidence only denies
   ("no fever") is so under Symptoms, under Causes and in an answer without sections; a drug that it
   only denies ("never aspirin") everywhere.
-- A number (`quantities`) is supported when the evidence has one that agrees with it.
+- A number (`find_quantities`) is supported when the evidence has one that agrees with it.
 - Every occurrence counts; the rate is unsupported claims per 100 words of the answer.
 
 What it misses: terms that are not in the lexicon; wrong relations between supported terms (the dose
@@ -32,9 +32,9 @@ from medexp.evaluation.measures.clinical_terms import (
     find_mentions,
     is_wider,
 )
-from medexp.evaluation.measures.quantities import Quantity, quantities
-from medexp.evaluation.measures.sections import section_at, sections
-from medexp.evaluation.measures.words import answer_part, stems
+from medexp.evaluation.measures.quantities import Quantity, find_quantities
+from medexp.evaluation.measures.sections import find_section_heading, parse_sections
+from medexp.evaluation.measures.words import extract_answer, stem_words
 
 
 @dataclass(frozen=True)
@@ -62,53 +62,59 @@ class Evidence:
     quantities: tuple[Quantity, ...]
 
 
-def evidence(question: str, reference: str, lexicon: Lexicon) -> Evidence:
+def read_evidence(question: str, reference: str, lexicon: Lexicon) -> Evidence:
     """What `question` and `reference` support."""
     warned = "\n".join(
-        line for each in sections(reference) if each.name == "red flags" for line in each.lines
+        line
+        for each in parse_sections(reference)
+        if each.name == "red flags"
+        for line in each.lines
     )
     rest = "\n".join(
-        line for line in answer_part(reference).splitlines() if line.strip() not in warned
+        line for line in extract_answer(reference).splitlines() if line.strip() not in warned
     )
     present = [mention for text in (question, rest) for mention in find_mentions(text, lexicon)]
     found = [*present, *find_mentions(warned, lexicon)]
-    affirmed = _concepts(found, negated=False)
+    affirmed = _collect_concepts(found, negated=False)
     return Evidence(
         affirmed=affirmed,
-        present=_concepts(present, negated=False),
-        denied=_concepts(found, negated=True) - affirmed,
-        stems=stems(f"{question} {rest} {warned}"),
-        present_stems=stems(f"{question} {rest}"),
+        present=_collect_concepts(present, negated=False),
+        denied=_collect_concepts(found, negated=True) - affirmed,
+        stems=stem_words(f"{question} {rest} {warned}"),
+        present_stems=stem_words(f"{question} {rest}"),
         quantities=tuple(
-            each for text in (question, rest, warned) for each in quantities(text, every_word=True)
+            each
+            for text in (question, rest, warned)
+            for each in find_quantities(text, every_word=True)
         ),
     )
 
 
-def _concepts(found: Sequence[Mention], negated: bool) -> frozenset[Concept]:
+def _collect_concepts(found: Sequence[Mention], negated: bool) -> frozenset[Concept]:
     return frozenset(
         concept for mention in found if mention.negated is negated for concept in mention.concepts
     )
 
 
-def unsupported(answer: str, known: Evidence, lexicon: Lexicon) -> list[Claim]:
+def find_unsupported_claims(answer: str, known: Evidence, lexicon: Lexicon) -> list[Claim]:
     """The claims of `answer` that `known` does not support, in order; places are those in the whole
     answer.
     """
-    text = answer_part(answer)
+    text = extract_answer(answer)
     offset = len(answer) - len(text)
     claims = [
         Claim(each.text, each.start, each.end, each.kind)
         for each in find_mentions(text, lexicon)
-        if not each.negated and not _is_supported(each, known, _section(text, each.start))
+        if not each.negated and not _is_supported(each, known, _find_section(text, each.start))
     ]
     claims += [
         Claim(each.text, each.start, each.end, "dose" if each.is_dose else "number")
-        for each in quantities(text)
+        for each in find_quantities(text)
         if not any(each.agrees(other) for other in known.quantities)
     ]
     return [
-        replace(each, start=each.start + offset, end=each.end + offset) for each in _once(claims)
+        replace(each, start=each.start + offset, end=each.end + offset)
+        for each in _drop_duplicates(claims)
     ]
 
 
@@ -124,17 +130,19 @@ def _is_supported(mention: Mention, known: Evidence, section: str | None) -> boo
         return True
     if any(concept in known.denied for concept in mention.concepts):
         return mention.kind == "finding" and section in ("precautions", "red flags")
-    wanted = stems(mention.text)
+    wanted = stem_words(mention.text)
     return bool(wanted) and wanted <= content
 
 
-def _section(text: str, at: int) -> str | None:
+def _find_section(text: str, at: int) -> str | None:
     """The section that the place stands in; None where there is no heading before it."""
-    headings = [section for line in text[:at].splitlines() if (section := section_at(line))]
+    headings = [
+        section for line in text[:at].splitlines() if (section := find_section_heading(line))
+    ]
     return headings[-1] if headings else None
 
 
-def _once(claims: Sequence[Claim]) -> list[Claim]:
+def _drop_duplicates(claims: Sequence[Claim]) -> list[Claim]:
     """In order of place; the two ends of a range are one claim."""
     return sorted(
         {(each.start, each.end): each for each in claims}.values(), key=lambda each: each.start

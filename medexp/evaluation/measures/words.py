@@ -37,7 +37,7 @@ _TELLING = frozenset(
 MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 
 
-def answer_part(text: str) -> str:
+def extract_answer(text: str) -> str:
     """What follows the last `</think>`; the whole text where there is none, unless it begins a
     chain of thought (`<think>`) that never ends: then there is no answer.
     """
@@ -53,7 +53,7 @@ def end_reasoning(text: str) -> str:
     return text if THINK_END in text else f"{text}{THINK_END}"
 
 
-def stems(text: str) -> frozenset[str]:
+def stem_words(text: str) -> frozenset[str]:
     """The different content words of `text`, each cut to its stem (Porter's English stemmer), spelt
     one way.
     """
@@ -62,15 +62,15 @@ def stems(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
-    return fold(_STEM.stemWord(word))
+    return fold_spelling(_STEM.stemWord(word))
 
 
-def fold(word: str) -> str:
+def fold_spelling(word: str) -> str:
     """`word` in one spelling for British and American English: oedema, edema."""
     return word.replace("ae", "e").replace("oe", "e").replace("our", "or").replace("sulph", "sulf")
 
 
-def singular(word: str) -> str:
+def to_singular(word: str) -> str:
     """`word` without a plural s; a word that ends in ss, is or us keeps it."""
     return (
         word[:-1]
@@ -79,12 +79,12 @@ def singular(word: str) -> str:
     )
 
 
-def term_key(name: str) -> tuple[str, ...]:
+def make_term_key(name: str) -> tuple[str, ...]:
     """Return the words that a clinical term is looked up by: folded, singular, no possessives."""
-    return tuple(singular(fold(word)) for word in split_words(POSSESSIVE.sub("", name)))
+    return tuple(to_singular(fold_spelling(word)) for word in split_words(POSSESSIVE.sub("", name)))
 
 
-def language(text: str) -> str | None:
+def detect_language(text: str) -> str | None:
     """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS
     different words, none Chinese).
     """

@@ -4,8 +4,8 @@ import pytest
 
 from medexp.evaluation.measures.assertion_strength import (
     AUTHORITY,
-    assertion_strength,
     find_marks,
+    measure_assertion_strength,
 )
 
 EVIDENCE = "Blood loss was 20 mL in both groups. Operative time increased."
@@ -29,14 +29,14 @@ EVIDENCE = "Blood loss was 20 mL in both groups. Operative time increased."
     ],
 )
 def test_marks_count_and_hedges_count_against_them(text, strength):
-    assert assertion_strength(text, EVIDENCE) == strength
+    assert measure_assertion_strength(text, EVIDENCE) == strength
 
 
 def test_the_evidences_own_marks_do_not_count():
     text = "Blood loss fell significantly due to suturing."
     assert [mark.text for mark in find_marks(text, EVIDENCE)] == ["significantly", "due to"]
     assert find_marks(text, text) == []
-    assert assertion_strength(text, text) == 0
+    assert measure_assertion_strength(text, text) == 0
 
 
 def test_a_mark_has_its_kind_and_place():

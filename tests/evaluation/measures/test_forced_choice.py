@@ -12,7 +12,7 @@ from medexp.evaluation.measures.forced_choice import (
     ItemScores,
     KnowledgeScores,
     Likelihoods,
-    calibration_error,
+    measure_calibration_error,
 )
 
 
@@ -39,14 +39,14 @@ def test_the_brier_score_is_worst_where_the_wrong_one_is_sure():
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy():
     sure = exp(2.0) / (exp(2.0) + 1)
     right, wrong = scores([2.0, 0.0], ((1,),)), scores([0.0, 2.0], ((1,),))
-    assert calibration_error([right]) == pytest.approx(1 - sure)
-    assert calibration_error([wrong]) == pytest.approx(sure)
-    assert calibration_error([right, wrong]) == pytest.approx(sure - 0.5)
+    assert measure_calibration_error([right]) == pytest.approx(1 - sure)
+    assert measure_calibration_error([wrong]) == pytest.approx(sure)
+    assert measure_calibration_error([right, wrong]) == pytest.approx(sure - 0.5)
 
 
 def test_bins_are_told_apart():
     coin, certain = scores([0.1, 0.0], ((1,),)), scores([-30.0, 0.0], ((1,),))
-    assert calibration_error([coin, certain]) == pytest.approx(
+    assert measure_calibration_error([coin, certain]) == pytest.approx(
         (1 - exp(0.1) / (1 + exp(0.1)) + 1) / 2
     )
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.evaluation.measures.quantities import quantities
+from medexp.evaluation.measures.quantities import find_quantities
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from medexp.evaluation.measures.quantities import quantities
     ],
 )
 def test_numbers_are_read_with_their_units(text, found):
-    assert [(each.value, each.unit) for each in quantities(text)] == [
+    assert [(each.value, each.unit) for each in find_quantities(text)] == [
         (pytest.approx(value), unit) for value, unit in found
     ]
 
@@ -45,21 +45,24 @@ def test_numbers_are_read_with_their_units(text, found):
     ],
 )
 def test_agreement_needs_value_and_unit(one, other, agree):
-    (left,), (right,) = quantities(one, every_word=True), quantities(other, every_word=True)
+    (left,), (right,) = (
+        find_quantities(one, every_word=True),
+        find_quantities(other, every_word=True),
+    )
     assert left.agrees(right) is right.agrees(left) is agree
 
 
 def test_doses_are_known_by_their_unit():
-    assert [each.is_dose for each in quantities("5 mg for 5 days")] == [True, False]
+    assert [each.is_dose for each in find_quantities("5 mg for 5 days")] == [True, False]
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["mg", "ml", "hours", "%", "mmol"]))
 def test_a_written_number_is_read_back(number, unit):
-    (found,) = quantities(f"give {number} {unit} now")
+    (found,) = find_quantities(f"give {number} {unit} now")
     assert found.bare == number
 
 
 @given(st.text())
 def test_any_text_can_be_read(text):
-    for each in quantities(text, every_word=True):
+    for each in find_quantities(text, every_word=True):
         assert 0 <= each.start < each.end <= len(text)

@@ -6,12 +6,12 @@ from helpers.vignettes import REFERENCE
 from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.reference_recall import (
-    condition_synonyms,
-    embedded_recall,
-    items,
-    lexical_recall,
-    lines,
+    list_reference_items,
+    load_condition_synonyms,
+    measure_embedded_recall,
+    measure_lexical_recall,
     names_condition,
+    split_answer_lines,
 )
 
 
@@ -35,7 +35,7 @@ def test_the_condition_is_named_by_any_of_its_names(answer, names, is_named, lex
     assert names_condition(answer, names, lexicon) is is_named
 
 
-@pytest.mark.parametrize(("condition", "synonyms"), condition_synonyms().items())
+@pytest.mark.parametrize(("condition", "synonyms"), load_condition_synonyms().items())
 def test_every_synonym_names_its_condition_and_a_denied_one_does_not(condition, synonyms, lexicon):
     for synonym in synonyms:
         assert names_condition(f"The most likely diagnosis is {synonym}.", [condition], lexicon), (
@@ -46,11 +46,11 @@ def test_every_synonym_names_its_condition_and_a_denied_one_does_not(condition, 
 
 def test_every_shipped_condition_has_synonyms():
     shipped = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
-    assert {record["condition"] for record in shipped} == set(condition_synonyms())
+    assert {record["condition"] for record in shipped} == set(load_condition_synonyms())
 
 
 def test_a_synonym_names_no_other_condition(lexicon):
-    every = condition_synonyms()
+    every = load_condition_synonyms()
     crossed = {
         (synonym, other)
         for condition, synonyms in every.items()
@@ -84,31 +84,31 @@ def test_words_in_another_order_are_denied_too(lexicon):
     ],
 )
 def test_an_item_said_the_other_way_round_is_not_recalled(item, answer, recalled):
-    assert lexical_recall((item,), answer) == recalled
+    assert measure_lexical_recall((item,), answer) == recalled
 
 
 def test_items_of_a_section_come_without_bullets():
-    assert items(REFERENCE, "red flags") == (
+    assert list_reference_items(REFERENCE, "red flags") == (
         "Drooling or stridor: airway obstruction",
         "Rash with neck stiffness: meningitis",
     )
-    assert items("Rest and drink.", "red flags") == ()
+    assert list_reference_items("Rest and drink.", "red flags") == ()
 
 
 def test_lines_lose_their_bullets_and_paragraphs_their_length():
-    assert lines("x</think>- One\n2. Two. Three!\n\n") == ["One", "Two.", "Three!"]
+    assert split_answer_lines("x</think>- One\n2. Two. Three!\n\n") == ["One", "Two.", "Three!"]
 
 
 def test_recall_is_the_share_of_items_said_somewhere():
-    wanted = items(REFERENCE, "red flags")
-    assert lexical_recall(wanted, REFERENCE) == 1
-    assert lexical_recall(wanted, "Come back with drooling or stridor.") == 0.5
-    assert lexical_recall(wanted, "Rest and drink.") == 0
-    assert lexical_recall((), "Rest") is None
-    assert lexical_recall(("the",), "the") == 0
+    wanted = list_reference_items(REFERENCE, "red flags")
+    assert measure_lexical_recall(wanted, REFERENCE) == 1
+    assert measure_lexical_recall(wanted, "Come back with drooling or stridor.") == 0.5
+    assert measure_lexical_recall(wanted, "Rest and drink.") == 0
+    assert measure_lexical_recall((), "Rest") is None
+    assert measure_lexical_recall(("the",), "the") == 0
 
 
 def test_recall_by_meaning_takes_the_nearest_line():
-    assert embedded_recall([[0.1, 0.7], [0.2, 0.3]]) == 0.5
-    assert embedded_recall([[]]) == 0
-    assert embedded_recall([]) is None
+    assert measure_embedded_recall([[0.1, 0.7], [0.2, 0.3]]) == 0.5
+    assert measure_embedded_recall([[]]) == 0
+    assert measure_embedded_recall([]) is None

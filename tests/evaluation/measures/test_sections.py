@@ -10,10 +10,10 @@ from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.sections import (
     SECTIONS,
-    heading_alone,
-    section_at,
-    sections,
-    structure,
+    find_bare_heading,
+    find_section_heading,
+    parse_sections,
+    score_structure,
 )
 
 GOOD = """The picture fits biliary pain.
@@ -36,13 +36,13 @@ def without(section: str) -> str:
 
 
 def test_a_good_answer_is_1():
-    assert structure(GOOD).score == 1
-    assert structure(GOOD).sections == SECTIONS
+    assert score_structure(GOOD).score == 1
+    assert score_structure(GOOD).sections == SECTIONS
 
 
 @pytest.mark.parametrize("section", ["Symptoms", "Causes", "Precautions", "Red Flags"])
 def test_a_missing_section_costs_a_quarter(section):
-    assert structure(without(section)).score == 0.75
+    assert score_structure(without(section)).score == 0.75
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_headings_are_known_in_every_dress(style):
     text = GOOD
     for name in ("Symptoms", "Causes", "Precautions", "Red Flags"):
         text = text.replace(f"## {name}", style.format(name.upper()))
-    assert structure(text).score == 1
+    assert score_structure(text).score == 1
 
 
 @pytest.mark.parametrize(
@@ -66,30 +66,30 @@ def test_a_section_may_begin_behind_its_heading(style):
         "Red Flags": "Fever with rigors, yellow eyes, or pain beyond six hours",
     }
     answer = "\n".join(style.format(name, text) for name, text in lines.items())
-    assert structure(answer).score == 1
-    assert [section.lines[0] for section in sections(answer)] == list(lines.values())
+    assert score_structure(answer).score == 1
+    assert [section.lines[0] for section in parse_sections(answer)] == list(lines.values())
 
 
 def test_other_words_for_the_sections_count():
     text = GOOD.replace("## Symptoms", "## Signs and symptoms").replace(
         "## Red Flags", "## Warning signs"
     )
-    assert structure(text).score == 1
+    assert score_structure(text).score == 1
 
 
 def test_a_heading_with_text_behind_it_is_not_alone():
-    assert heading_alone("**Symptoms**:") == "symptoms"
-    assert heading_alone("**Symptoms**: fever") is None
-    assert section_at("**Symptoms**: fever") == "symptoms"
+    assert find_bare_heading("**Symptoms**:") == "symptoms"
+    assert find_bare_heading("**Symptoms**: fever") is None
+    assert find_section_heading("**Symptoms**: fever") == "symptoms"
 
 
 def test_headings_only_are_nothing():
-    assert structure("## Symptoms\n## Causes\n## Precautions\n## Red Flags\n").score == 0
+    assert score_structure("## Symptoms\n## Causes\n## Precautions\n## Red Flags\n").score == 0
 
 
 def test_thin_sections_are_nothing():
     assert (
-        structure(
+        score_structure(
             "## Symptoms\n- Pain\n## Causes\n- Stones\n## Precautions\n- Rest\n## Red Flags\n-"
             " Fever\n"
         ).score
@@ -99,14 +99,14 @@ def test_thin_sections_are_nothing():
 
 def test_keyword_stuffing_is_nothing():
     assert (
-        structure(
+        score_structure(
             "Symptoms, causes, precautions and red flags: symptoms of causes, red flags of"
             " precautions. " * 5
         ).score
         == 0
     )
     assert (
-        structure(
+        score_structure(
             "## Symptoms Causes Precautions Red Flags\nall of them here in one long line of text"
         ).score
         == 0
@@ -116,12 +116,12 @@ def test_keyword_stuffing_is_nothing():
 def test_another_order_costs():
     head, _, rest = GOOD.partition("## Symptoms")
     symptoms, _, others = ("## Symptoms" + rest).partition("## Causes")
-    assert structure(head + "## Causes" + others + symptoms).score == 0.75
+    assert score_structure(head + "## Causes" + others + symptoms).score == 0.75
 
 
 def test_a_repeated_section_costs():
     assert (
-        structure(
+        score_structure(
             GOOD + "## Red Flags\n- Fever with rigors, yellow eyes, or pain beyond six hours\n"
         ).score
         == 0.75
@@ -131,7 +131,7 @@ def test_a_repeated_section_costs():
 def test_a_copied_section_counts_once():
     line = "- Colicky right upper pain after fatty food for two hours\n"
     assert (
-        structure(
+        score_structure(
             "".join(
                 f"## {name}\n{line}" for name in ("Symptoms", "Causes", "Precautions", "Red Flags")
             )
@@ -143,20 +143,22 @@ def test_a_copied_section_counts_once():
 def test_a_line_said_over_and_over_is_no_substance():
     stutter = "- A stone is a stone that is not a stone\n" * 6
     text = GOOD.replace("- Gallstones", stutter + "- Gallstones")
-    assert "causes" not in structure(text).sections
+    assert "causes" not in score_structure(text).sections
 
 
 def test_reasoning_does_not_count():
-    assert structure(GOOD.replace("</think>", "") + "</think>\nTake care.").score == 0
+    assert score_structure(GOOD.replace("</think>", "") + "</think>\nTake care.").score == 0
 
 
 def test_every_shipped_reference_is_1():
     records = read_records(find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl")
-    low = [record["condition"] for record in records if structure(record["Response"]).score < 1]
+    low = [
+        record["condition"] for record in records if score_structure(record["Response"]).score < 1
+    ]
     assert low == []
 
 
 @given(st.text())
 def test_any_text_has_a_score_between_0_and_1(text):
-    assert 0 <= structure(text).score <= 1
-    assert {section.name for section in sections(text)} <= set(SECTIONS)
+    assert 0 <= score_structure(text).score <= 1
+    assert {section.name for section in parse_sections(text)} <= set(SECTIONS)

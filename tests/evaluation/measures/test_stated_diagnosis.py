@@ -6,9 +6,9 @@ from medexp.config.registration import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.conditions import (
     are_related,
-    broader_than,
-    shipped_conditions,
-    synonyms_of,
+    list_broader_names,
+    list_shipped_conditions,
+    list_synonyms,
 )
 from medexp.evaluation.measures.stated_diagnosis import grade_stated_diagnosis
 
@@ -93,15 +93,15 @@ def test_no_reference_of_another_condition_states_it():
                 assert not found.is_right, (row["condition"], other["condition"], found)
 
 
-@pytest.mark.parametrize("condition", shipped_conditions())
+@pytest.mark.parametrize("condition", list_shipped_conditions())
 def test_every_synonym_is_exact_every_broader_name_broader_and_denied_ones_absent(condition):
-    for name in (condition, *synonyms_of(condition)):
+    for name in (condition, *list_synonyms(condition)):
         for said in (f"The most likely diagnosis is {name}.", f"## Causes\n- {name}: as before"):
             found = grade_stated_diagnosis(said, condition, reasons=False)
             assert found.grade == "exact", (said, found)
         denied = grade_stated_diagnosis(f"This is not {name}.", condition, reasons=False)
         assert denied.grade == "absent", name
-    assert broader_than(condition)
-    for name in broader_than(condition):
+    assert list_broader_names(condition)
+    for name in list_broader_names(condition):
         found = grade_stated_diagnosis(f"Diagnosis: {name}", condition, reasons=False)
         assert found.grade == "broader", (name, found)

@@ -4,27 +4,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.evaluation.measures.text_form import is_closed, repetition, same_language
+from medexp.evaluation.measures.text_form import has_same_language, is_closed, measure_repetition
 
 ENGLISH = "The patient should rest and drink, and come back if the fever is not gone."
 
 
 def test_repetition_is_the_share_of_repeated_4_grams():
-    assert repetition("a b c d e") == 0
-    assert repetition("a b c d " * 2) == pytest.approx(1 / 5)
-    assert repetition("rest " * 100) > 0.98
-    assert repetition("too short") == 0
+    assert measure_repetition("a b c d e") == 0
+    assert measure_repetition("a b c d " * 2) == pytest.approx(1 / 5)
+    assert measure_repetition("rest " * 100) > 0.98
+    assert measure_repetition("too short") == 0
 
 
 @given(st.text())
 def test_repetition_is_a_share(text):
-    assert 0 <= repetition(text) < 1
+    assert 0 <= measure_repetition(text) < 1
 
 
 def test_the_language_is_compared_where_both_can_be_told():
-    assert same_language(ENGLISH, ENGLISH) is True
-    assert same_language("患者应休息并多喝水，如发热不退应复诊。", ENGLISH) is False
-    assert same_language("Rest.", ENGLISH) is None
+    assert has_same_language(ENGLISH, ENGLISH) is True
+    assert has_same_language("患者应休息并多喝水，如发热不退应复诊。", ENGLISH) is False
+    assert has_same_language("Rest.", ENGLISH) is None
 
 
 def test_reasoning_is_closed_by_its_mark():

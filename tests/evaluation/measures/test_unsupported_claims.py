@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 from helpers.vignettes import QUESTION, REFERENCE
 
-from medexp.evaluation.measures.unsupported_claims import Claim, evidence, unsupported
+from medexp.evaluation.measures.unsupported_claims import (
+    Claim,
+    find_unsupported_claims,
+    read_evidence,
+)
 
 
 @pytest.fixture(scope="module")
 def said(lexicon):
-    known = evidence(QUESTION, REFERENCE, lexicon)
+    known = read_evidence(QUESTION, REFERENCE, lexicon)
     return lambda answer: [
-        (claim.kind, claim.text) for claim in unsupported(answer, known, lexicon)
+        (claim.kind, claim.text) for claim in find_unsupported_claims(answer, known, lexicon)
     ]
 
 
@@ -45,12 +49,12 @@ def test_what_neither_question_nor_reference_says_is_a_claim(answer, found, said
 
 
 def test_a_wider_finding_is_supported_and_a_narrower_one_is_not(lexicon):
-    known = evidence("He has chest pain.", "It is bacterial pneumonia.", lexicon)
-    assert unsupported("Pain in the chest, pneumonia.", known, lexicon) == []
-    known = evidence("He has pain.", "It is pneumonia.", lexicon)
-    assert [claim.text for claim in unsupported("Bacterial pneumonia.", known, lexicon)] == [
-        "Bacterial pneumonia"
-    ]
+    known = read_evidence("He has chest pain.", "It is bacterial pneumonia.", lexicon)
+    assert find_unsupported_claims("Pain in the chest, pneumonia.", known, lexicon) == []
+    known = read_evidence("He has pain.", "It is pneumonia.", lexicon)
+    assert [
+        claim.text for claim in find_unsupported_claims("Bacterial pneumonia.", known, lexicon)
+    ] == ["Bacterial pneumonia"]
 
 
 def test_a_denied_finding_cannot_be_a_symptom_or_a_cause_but_a_warning(said):
@@ -70,9 +74,9 @@ def test_a_drug_that_is_only_warned_of_is_not_to_be_given(said):
 
 
 def test_the_reasoning_does_not_count_and_places_are_in_the_whole_answer(lexicon):
-    known = evidence(QUESTION, REFERENCE, lexicon)
+    known = read_evidence(QUESTION, REFERENCE, lexicon)
     answer = "Is it pneumonia?</think>Give warfarin."
-    assert unsupported(answer, known, lexicon) == [Claim("warfarin", 29, 37, "drug")]
+    assert find_unsupported_claims(answer, known, lexicon) == [Claim("warfarin", 29, 37, "drug")]
     assert answer[29:37] == "warfarin"
 
 

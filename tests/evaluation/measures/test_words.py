@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from medexp.config.registration import find_conf_dir
 from medexp.evaluation.measures.words import (
-    answer_part,
+    detect_language,
     end_reasoning,
-    language,
-    stems,
-    term_key,
+    extract_answer,
+    make_term_key,
+    stem_words,
 )
 
 
@@ -27,17 +27,17 @@ from medexp.evaluation.measures.words import (
     ],
 )
 def test_the_answer_follows_the_last_end_of_thinking(text, part):
-    assert answer_part(text) == part
+    assert extract_answer(text) == part
 
 
 def test_reasoning_that_was_cut_off_leaves_no_answer():
-    assert answer_part(end_reasoning("She may have")) == ""
+    assert extract_answer(end_reasoning("She may have")) == ""
     assert end_reasoning("a</think>b") == "a</think>b"
 
 
 def test_stems_join_forms_and_spellings_and_leave_function_words_out():
-    assert stems("The swollen ankles") == stems("swollen ankle")
-    assert stems("haemorrhages in oedema") == stems("hemorrhage edema")
+    assert stem_words("The swollen ankles") == stem_words("swollen ankle")
+    assert stem_words("haemorrhages in oedema") == stem_words("hemorrhage edema")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_stems_join_forms_and_spellings_and_leave_function_words_out():
     ],
 )
 def test_a_term_has_one_key_in_every_spelling(name, key):
-    assert " ".join(term_key(name)) == key
+    assert " ".join(make_term_key(name)) == key
 
 
 @pytest.mark.parametrize(
@@ -93,19 +93,19 @@ def test_a_term_has_one_key_in_every_spelling(name, key):
     ],
 )
 def test_the_language_is_told(text, code):
-    assert language(text) == code
+    assert detect_language(text) == code
 
 
 @given(st.text())
 def test_any_text_has_a_language_or_none(text):
-    assert language(text) in ("en", "zh", "other", None)
+    assert detect_language(text) in ("en", "zh", "other", None)
 
 
 def test_every_shipped_text_is_english():
     file = find_conf_dir().parent / "medexp" / "data" / "clinical_cases.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert {
-        language(record[name])
+        detect_language(record[name])
         for record in records
         for name in ("Question", "Complex_CoT", "Response")
     } == {"en"}
