@@ -42,10 +42,10 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
         free_bytes = gpu_rates.read_free_bytes()
     with console.progress("matrix products", len(gpu_rates.TOKENS)) as advance:
         measured: list[ProductRate] = []
-        for each in gpu_rates.measure_products(shape, config.hardware.dtype):
-            if measured and measured[-1].tokens != each.tokens:
+        for product in gpu_rates.measure_products(shape, config.hardware.dtype):
+            if measured and measured[-1].tokens != product.tokens:
                 advance(1)
-            measured.append(each)
+            measured.append(product)
         advance(1)
     with console.status("copies"):
         pinned, pageable = (
@@ -62,8 +62,11 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
     )
     card = machine.read().gpus[0]
     rows = [
-        (f"{each.tokens:,} x {each.inputs:,} by {each.outputs:,}", f"{each.tflops:.0f}")
-        for each in measured
+        (
+            f"{product.tokens:,} x {product.inputs:,} by {product.outputs:,}",
+            f"{product.tflops:.0f}",
+        )
+        for product in measured
     ]
     console.table(
         f"{card.name}, {config.hardware.dtype.value}, layers of {config.model.name}",

@@ -15,12 +15,12 @@ from medexp.training.resume import unfinished_runs_dir
 
 def clean(config: RunConfig, options: CleanOptions, console: Console) -> None:
     """List the unfinished runs; with `options.days` remove the old ones among them."""
-    found = leftovers.list_leftovers(config.tracking)
-    if not found:
+    unfinished = leftovers.list_leftovers(config.tracking)
+    if not unfinished:
         console.result(f"{unfinished_runs_dir(config.tracking)} holds no unfinished run")
         return
     columns = ("run", "checkpoint", "MLflow run", "GiB", "untouched for")
-    console.table("Unfinished runs", columns, [each.row() for each in found])
+    console.table("Unfinished runs", columns, [leftover.row() for leftover in unfinished])
     if options.days is None:
         console.result(
             "The command that began one continues it. clean.days=N removes those untouched for N"

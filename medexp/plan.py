@@ -62,7 +62,7 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
         found = {
             "fits": True,
             "chosen": planner.plan_as_dict(chosen),
-            "runners_up": [planner.plan_as_dict(each) for each in runners_up],
+            "runners_up": [planner.plan_as_dict(plan) for plan in runners_up],
         }
         _print_json(found, config, cells, console)
         return chosen

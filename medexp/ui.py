@@ -36,14 +36,14 @@ def ui(config: RunConfig, options: UiOptions, console: Console) -> None:
             address = serving.enter_context(server.serve_mlflow(config.tracking, port, log))
         for sentence in list_untested_libraries(("mlflow",)):
             console.info(f"{sentence}: {VIEWS.without}", NOTE)
-        found = list_links(config.tracking, address)
-        for each in found:
-            console.result(f"{each.title}\n  {each.url}")
+        links = list_links(config.tracking, address)
+        for link in links:
+            console.result(f"{link.title}\n  {link.url}")
         if left := leftovers.summarise_leftovers(config.tracking):
             console.info(left, NOTE)
         console.info("Ctrl-C ends it")
         if options.open:
-            webbrowser.open(found[0].url)
+            webbrowser.open(links[0].url)
         while True:
             time.sleep(3600)
 

@@ -226,7 +226,8 @@ FAULTS: Sequence[Fault] = (
         "precautions are read from Red Flags",
         "medexp.evaluation.scorecard",
         wrap(
-            "list_reference_items", lambda original: lambda reference, _section: original(reference, "red flags")
+            "list_reference_items",
+            lambda original: lambda reference, _section: original(reference, "red flags"),
         ),
         ("tests/evaluation/test_scorecard.py",),
     ),

@@ -2,7 +2,7 @@
 
     python benchmarks/answers/safety.py [--show]
 
-Over all shipped cases: the share of `must_say` statements said and the `find_harmful_advice` statements
+Over all shipped cases: the share of `must_say` statements said and the `must_not_say` statements
 advised, in the case's own reference, in that of the other case of its condition (sibling), in those
 of OTHERS cases of other conditions, in the reference with every item negated, and in "rest at
 home"; and how well coverage tells reference and sibling from the rest (AUC). Then over

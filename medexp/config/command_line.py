@@ -33,10 +33,8 @@ _CALL = re.compile(
 _PIECE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\$\{[^}]*\}|.", re.DOTALL)
 # ":" is a dict in which the value has begun.
 _CLOSING = {"[": "]", "(": ")", "{": "}", ":": "}"}
-_DECIMAL, _THOUSANDS = (
-    re.compile(r"-?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE),
-    re.compile(r"\d{1,3}(,\d{3})+"),
-)
+_DECIMAL = re.compile(r"-?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 
 
 class CutByTheShell(ConfigError):
@@ -76,7 +74,7 @@ class CommandLine:
                 readable_words.append(self._make_readable(word, place))
             except ConfigError as error:
                 problems += error.problems
-                # The words after it are parts of the one that was cut: each would be a problem, too.
+                # The words after it are its parts, and would only be refused one by one.
                 if isinstance(error, CutByTheShell):
                     break
         if problems:
@@ -152,14 +150,14 @@ class CommandLine:
             raise ConfigError(f"{override.key} does not exist; {meant}{cut}")
         elif override.sign == "+" and override.key in self.keys:
             raise ConfigError(
-                f"{word}: {override.key} is there already; write {_spell_for_shell(replace(override, sign=''))},"
-                " without the +"
+                f"{word}: {override.key} is there already; write"
+                f" {_spell_for_shell(replace(override, sign=''))}, without the +"
             )
         return self._spell_for_hydra(override, place)
 
     def _spell_for_hydra(self, override: Word, place: int) -> str:
-        """Return `override` as it is where Hydra reads it as meant, else with quotes or brackets that
-        can only mean the same.
+        """Return `override` as it is where Hydra reads it as meant, else with quotes or brackets
+        that can only mean the same.
 
         Raises: ConfigError where it can mean nothing, or more than one thing.
         """
@@ -274,8 +272,8 @@ class CommandLine:
         )
 
     def _explain_unreadable(self, override: Word, place: int) -> ConfigError:
-        """Return what is wrong with a list or a dict: the shell has parted it at a space, or it is
-        broken as it stands.
+        """Return what is wrong with a list or a dict: the shell has parted it at a space, or it
+        is broken as it stands.
         """
         for count in range(1, len(self.overrides) - place):
             value = " ".join([override.value, *self.overrides[place + 1 : place + 1 + count]])
@@ -288,8 +286,8 @@ class CommandLine:
                     f" {_spell_for_shell(whole)}"
                 )
         return ConfigError(
-            f"{override} cannot be read: a list is written {shlex.quote(f'{override.key}=[A,B]')}, a"
-            f" dictionary {shlex.quote(f'{override.key}={{A: 1, B: 2}}')}, text"
+            f"{override} cannot be read: a list is written {shlex.quote(f'{override.key}=[A,B]')},"
+            f" a dictionary {shlex.quote(f'{override.key}={{A: 1, B: 2}}')}, text"
             f" {shlex.quote(f'{override.key}={quote(override.value)}')}"
         )
 
@@ -307,7 +305,7 @@ class CommandLine:
 
 
 def make_readable(words: Sequence[str], schema: type) -> list[str]:
-    """Return `words` of a command whose config is a `schema`, as Hydra's parser and grammar read them.
+    """Return `words` of a command whose config is a `schema`, as Hydra's grammar reads them.
 
     Raises: ConfigError with a sentence for each that cannot be read.
     """
@@ -354,7 +352,7 @@ def _is_of_hydra(key: str) -> bool:
 
 
 def _expand_home(word: str) -> str:
-    """Return a value, or an --option=value, with its ~/ spelt out: Hydra would make a folder ~."""
+    """Return a value, or an --option=value, with ~/ spelt out: Hydra would make a folder ~."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return f"{option}{equals}{expand_home(value)}" if value.startswith("~") else word
 
@@ -383,8 +381,8 @@ def _can_parse(word: str) -> bool:
 
 
 def _quote_parts(value: str) -> str:
-    """Return `value` with quotes around those parts of its lists, dicts and calls that Hydra would not
-    read as text.
+    """Return `value` with quotes around those parts of its lists, dicts and calls that Hydra would
+    not read as text.
     """
     pieces, part, inside = list[str](), "", list[str]()
 

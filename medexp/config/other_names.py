@@ -11,7 +11,8 @@ from enum import Enum
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-_SAME = {  # our key: their names for it
+# Our key: their names for it.
+_SAME = {
     "training.micro_batch": (
         "per_device_train_batch_size micro_batch_size train_batch_size per_gpu_train_batch_size"
         " batch_size"
@@ -48,7 +49,8 @@ _SAME = {  # our key: their names for it
     "tracking.experiment": "wandb_project mlflow_experiment_name project_name",
     "hydra.run.dir": "output_dir output",
 }
-_BY_VALUE = {  # their name: their value -> what is written here
+# Their name: their value -> what is written here.
+_BY_VALUE = {
     "load_in_4bit": {"true": "model.quantisation=nf4", "false": "model.quantisation=none"},
     "bf16": {"true": "hardware.dtype=bfloat16", "auto": "hardware.dtype=auto"},
     "fp16": {"true": "hardware.dtype=float16"},
@@ -275,8 +277,8 @@ _KEYS = {name: key for key, names in _SAME.items() for name in names.split()}
 
 
 def translate_name(name: str, value: str | None, keys: Mapping[str, Any]) -> str | None:
-    """What is written here for the last part of `name`, with `value` where it is one that the key
-    takes (`keys` has the types).
+    """Return what is written here for the last part of `name`, with `value` where it is one that
+    the key takes (`keys` has the types).
 
     None where it is no name of another library, or where this command has no such key.
     """
@@ -287,9 +289,9 @@ def translate_name(name: str, value: str | None, keys: Mapping[str, Any]) -> str
     ) is not None and "training" in keys:
         return f"write {ours}"
     if theirs in _KEYS and theirs not in _INSTEAD:
-        return _renamed(_KEYS[theirs], value, keys)
+        return _explain_key(_KEYS[theirs], value, keys)
     if theirs in _KEYS and value is not None and _takes(keys.get(_KEYS[theirs]), value):
-        return _renamed(_KEYS[theirs], value, keys)
+        return _explain_key(_KEYS[theirs], value, keys)
     if theirs in _INSTEAD and "training" in keys:
         return _INSTEAD[theirs].format(
             value=value if value is not None and _takes(float, value) else "NUMBER"
@@ -297,15 +299,15 @@ def translate_name(name: str, value: str | None, keys: Mapping[str, Any]) -> str
     return None
 
 
-def _renamed(key: str, value: str | None, keys: Mapping[str, Any]) -> str | None:
+def _explain_key(key: str, value: str | None, keys: Mapping[str, Any]) -> str | None:
     if key not in keys and not key.startswith("hydra."):
         return None
     kind = keys.get(key, str)
     words = [
         member.name
-        for each in _of(kind)
-        if isinstance(each, type) and issubclass(each, Enum)
-        for member in each
+        for option in _list_types(kind)
+        if isinstance(option, type) and issubclass(option, Enum)
+        for member in option
     ]
     planned = (
         "; on a card the plan chooses it, and training.plan=manual keeps yours"
@@ -318,15 +320,15 @@ def _renamed(key: str, value: str | None, keys: Mapping[str, Any]) -> str | None
 
 
 def _takes(kind: Any, value: str) -> bool:
-    """Can `value`, as typed, become a `kind`?"""
-    return any(_becomes(each, value) for each in _of(kind))
+    """Return whether `value`, as typed, can become a `kind`."""
+    return any(_can_become(option, value) for option in _list_types(kind))
 
 
-def _of(kind: Any) -> tuple[Any, ...]:
+def _list_types(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
-def _becomes(kind: Any, value: str) -> bool:
+def _can_become(kind: Any, value: str) -> bool:
     if kind is None or get_origin(kind) is not None or not isinstance(kind, type):
         return False
     if issubclass(kind, Enum):

@@ -36,12 +36,12 @@ class Preset:
     suffix: str = ".yaml"
 
     def __str__(self) -> str:
-        """The file as a user would name it."""
-        return _shown(self.file)
+        """Return the file as a user would name it."""
+        return _shorten_path(self.file)
 
     @property
     def file(self) -> Path:
-        """Where it lies."""
+        """Return where it lies."""
         return self.folder / f"{self.name}{self.suffix}"
 
     def is_there(self) -> bool:
@@ -53,118 +53,120 @@ class Preset:
 
     @property
     def group(self) -> str:
-        """The config group that it is an option of."""
+        """Return the config group that it is an option of."""
         return self.name.rpartition("/")[0]
 
     @cached_property
     def text(self) -> str:
-        """What it holds, as Hydra would read it."""
+        """Return what it holds, as Hydra would read it."""
         return self.file.read_text(encoding="utf-8")
 
     @property
     def package(self) -> str | None:
-        """What its header says: where in the config its settings are put."""
-        found = _PACKAGE.search(self.text[:512])
-        return found[1] if found else None
+        """Return what its header says: where in the config its settings are put."""
+        header = _PACKAGE.search(self.text[:512])
+        return header[1] if header else None
 
     @cached_property
     def root(self) -> yaml.Node | None:
-        """Its YAML with line numbers; None where it is empty."""
+        """Return its YAML with line numbers; None where it is empty."""
         return yaml.compose(self.text.removeprefix("\ufeff"), Loader=yaml.SafeLoader)
 
     @property
     def top(self) -> list[str]:
-        """The names at its top, without the defaults list."""
-        named = self.root.value if isinstance(self.root, yaml.MappingNode) else []
-        return [str(name.value) for name, _ in named if name.value != "defaults"]
+        """Return the names at its top, without the defaults list."""
+        entries = self.root.value if isinstance(self.root, yaml.MappingNode) else []
+        return [str(name.value) for name, _ in entries if name.value != "defaults"]
 
     def line(self, key: str) -> int | None:
-        """The line in which `key` of the config, or the last part of it that stands in this file,
-        is set.
+        """Return the line that sets `key` of the config, or the longest last part of it that this
+        file has.
         """
-        found = [
+        lines = [
             (len(name), line)
-            for name, line in _keys(self.root)
+            for name, line in _walk_keys(self.root)
             if key == name or key.endswith(f".{name}")
         ]
-        return max(found)[1] if found else None
+        return max(lines)[1] if lines else None
 
     def line_of_default(self, group: str) -> int | None:
-        """The line in which its defaults list names an option of `group`."""
-        named = re.compile(rf"[\s\[{{\"'/]{re.escape(group)}(@[\w.]+)?[\"']?\s*:")
+        """Return the line in which its defaults list names an option of `group`."""
+        entry = re.compile(rf"[\s\[{{\"'/]{re.escape(group)}(@[\w.]+)?[\"']?\s*:")
         lines = enumerate(self.text.splitlines(), 1)
         return next(
-            (number for number, line in lines if named.search(line) and not line.startswith("#")),
+            (number for number, line in lines if entry.search(line) and not line.startswith("#")),
             None,
         )
 
     def at(self, line: int | None) -> str:
-        """Where something is wrong, as the beginning of a sentence."""
+        """Return where something is wrong, as the beginning of a sentence."""
         return f"{self}{f', line {line}' if line is not None else ''}: "
 
 
 def explain_preset(
     error: BaseException, folders: Sequence[Path], words: Sequence[str], schema: type
 ) -> str | None:
-    """`error` in one sentence that names the file in one of `folders`; None where no preset is to
-    blame.
+    """Return `error` in one sentence that names the file in one of `folders`; None where no preset
+    is to blame.
 
     `words` is the command line: what it chose, and what it says itself, is not a preset's fault.
     """
-    if isinstance(broken := _caused(error, yaml.YAMLError), yaml.YAMLError):
-        return _no_yaml(broken)
-    chosen = list(_chosen(words, folders))
-    if isinstance(_caused(error, UnicodeDecodeError), UnicodeDecodeError):
-        return next(filter(None, map(_no_utf8, chosen)), None)
+    if isinstance(broken := _find_cause(error, yaml.YAMLError), yaml.YAMLError):
+        return _explain_broken_yaml(broken)
+    chosen = list(_list_chosen(words, folders))
+    if isinstance(_find_cause(error, UnicodeDecodeError), UnicodeDecodeError):
+        return next(filter(None, map(_explain_encoding, chosen)), None)
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         return None
     if (
         isinstance(error, MissingConfigException)
-        and (other := _find(str(error.missing_cfg_file), folders, ".yml")) is not None
+        and (other := _find_preset(str(error.missing_cfg_file), folders, ".yml")) is not None
     ):
         return (
             f"{other} ends in .yml, which Hydra does not read; call it"
             f" {other.file.with_suffix('.yaml').name}"
         )
-    if said := next(filter(None, (_in_defaults(error, preset, words) for preset in chosen)), None):
-        return said
-    named = re.search(r"(?:In|defaults list in) '([\w/.-]+/[\w.-]+)'", str(error))
-    preset = _find(named[1], folders) if named else None
-    return None if preset is None else _in_preset(error, preset, folders, schema)
+    of_defaults = (_explain_defaults_list(error, preset, words) for preset in chosen)
+    if (sentence := next(filter(None, of_defaults), None)) is not None:
+        return sentence
+    place = re.search(r"(?:In|defaults list in) '([\w/.-]+/[\w.-]+)'", str(error))
+    preset = _find_preset(place[1], folders) if place else None
+    return None if preset is None else _explain_in_preset(error, preset, folders, schema)
 
 
-def _caused(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 
 
-def _shown(file: Path) -> str:
+def _shorten_path(file: Path) -> str:
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
-def _find(name: str, folders: Sequence[Path], suffix: str = ".yaml") -> Preset | None:
-    return next(
-        (each for folder in folders if (each := Preset(folder, name, suffix)).is_there()), None
-    )
+def _find_preset(name: str, folders: Sequence[Path], suffix: str = ".yaml") -> Preset | None:
+    presets = (Preset(folder, name, suffix) for folder in folders)
+    return next((preset for preset in presets if preset.is_there()), None)
 
 
-def _chosen(words: Sequence[str], folders: Sequence[Path]) -> Iterator[Preset]:
-    """The presets that the command line names."""
+def _list_chosen(words: Sequence[str], folders: Sequence[Path]) -> Iterator[Preset]:
+    """Yield the presets that the command line names."""
     for word in words:
         group, _, options = word.lstrip("+").partition("=")
         for option in options.split(","):
             if (
                 re.fullmatch(r"[\w./-]+", option)
-                and (found := _find(f"{group}/{option}", folders)) is not None
+                and (preset := _find_preset(f"{group}/{option}", folders)) is not None
             ):
-                yield found
+                yield preset
 
 
-def _no_yaml(error: yaml.YAMLError) -> str:
+def _explain_broken_yaml(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or first_line(error))
-    file = _shown(Path(mark.name if mark is not None else str(getattr(error, "name", "a preset"))))
+    file = _shorten_path(
+        Path(mark.name if mark is not None else str(getattr(error, "name", "a preset")))
+    )
     where = f"{file}, line {mark.line + 1}" if mark is not None else file
     advice = next(
         (what for part, what in _ADVICE.items() if part in problem), "each line is KEY: VALUE"
@@ -183,7 +185,7 @@ _ADVICE = {
 }
 
 
-def _no_utf8(preset: Preset) -> str | None:
+def _explain_encoding(preset: Preset) -> str | None:
     data = preset.file.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return f"{preset} is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 FILE > NEW)"
@@ -197,12 +199,12 @@ def _no_utf8(preset: Preset) -> str | None:
     return None
 
 
-def _in_preset(
+def _explain_in_preset(
     error: BaseException, preset: Preset, folders: Sequence[Path], schema: type
 ) -> str | None:
-    """`error`, which came up while `preset` was composed."""
+    """Return the sentence for `error`, which came up while `preset` was composed."""
     if missing := re.search(r"Could not load '([\w/.-]+)'", str(error)):
-        return _no_default(missing[1], preset, folders)
+        return _explain_missing_default(missing[1], preset, folders)
     if "defaults must be a list" in str(error):
         return (
             f"{preset.at(preset.line('defaults'))}defaults is a list, as in defaults: [OPTION,"
@@ -211,13 +213,13 @@ def _in_preset(
     if not isinstance(preset.root, yaml.MappingNode):
         held = "a list" if isinstance(preset.root, yaml.SequenceNode) else "a line of text"
         return f"{preset.at(1)}this is {held}; a preset holds lines of KEY: VALUE"
-    return _misplaced(preset, schema) or _in_settings(
-        _caused(error, OmegaConfBaseException) or error, preset, schema
+    return _explain_misplaced(preset, schema) or _explain_setting(
+        _find_cause(error, OmegaConfBaseException) or error, preset, schema
     )
 
 
-def _no_default(name: str, preset: Preset, folders: Sequence[Path]) -> str:
-    """That the defaults list of `preset` names an option that is not there."""
+def _explain_missing_default(name: str, preset: Preset, folders: Sequence[Path]) -> str:
+    """Return the sentence for a defaults list of `preset` names an option that is not there."""
     group, _, option = name.rpartition("/")
     known = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
     line = next(
@@ -229,8 +231,8 @@ def _no_default(name: str, preset: Preset, folders: Sequence[Path]) -> str:
     )
 
 
-def _in_settings(cause: BaseException, preset: Preset, schema: type) -> str:
-    """What OmegaConf has against a key or a value of `preset`."""
+def _explain_setting(cause: BaseException, preset: Preset, schema: type) -> str:
+    """Return what OmegaConf has against a key or a value of `preset`."""
     key = str(getattr(cause, "full_key", None) or "")
     where = preset.at(preset.line(key))
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
@@ -242,12 +244,12 @@ def _in_settings(cause: BaseException, preset: Preset, schema: type) -> str:
             )
         return where + explain_unknown_key(key, schema)
     if isinstance(cause, ValidationError):
-        return where + explain_wrong_type(cause, schema) + _as_text(cause)
+        return where + explain_wrong_type(cause, schema) + _advise_quotes(cause)
     return where + first_line(cause)
 
 
-def _as_text(cause: ValidationError) -> str:
-    """YAML takes on, off, yes and no for true and false."""
+def _advise_quotes(cause: ValidationError) -> str:
+    """Return the advice for on, off, yes and no, which YAML takes for true and false."""
     return (
         "; put on and off in quotes: YAML takes them for true and false"
         if re.search(r"'(True|False)'", str(cause))
@@ -255,7 +257,7 @@ def _as_text(cause: ValidationError) -> str:
     )
 
 
-def _misplaced(preset: Preset, schema: type) -> str | None:
+def _explain_misplaced(preset: Preset, schema: type) -> str | None:
     """Return the sentence for a `preset` whose first line puts its settings where none belong."""
     groups = {key.name for key in config_fields(schema)} | {"hydra"}
     of_group = {
@@ -285,10 +287,10 @@ def _misplaced(preset: Preset, schema: type) -> str | None:
             f"{where}all of this file is put under {preset.group} already; leave out this line and"
             " the indentation"
         )
-    return _no_package(preset)
+    return _explain_missing_package(preset)
 
 
-def _no_package(preset: Preset) -> str:
+def _explain_missing_package(preset: Preset) -> str:
     package = preset.group.replace("/", ".")
     return (
         f"{preset.at(1)}begin the file with the line {GLOBAL}; without it all of it is put under"
@@ -299,27 +301,27 @@ def _no_package(preset: Preset) -> str:
 _NO_GROUP = re.compile(r"Could not override '([\w/]+)(@[\w.]+)?'|Multiple values for ([\w/]+)")
 
 
-def _in_defaults(error: BaseException, preset: Preset, words: Sequence[str]) -> str | None:
-    """`error` about a group that the defaults list of `preset` names."""
-    asked = _NO_GROUP.search(str(error))
+def _explain_defaults_list(
+    error: BaseException, preset: Preset, words: Sequence[str]
+) -> str | None:
+    """Return the sentence for `error` about a group that the defaults list of `preset` names."""
+    refused = _NO_GROUP.search(str(error))
     missing = str(getattr(error, "missing_cfg_file", None) or "").rpartition("/")[0]
-    group = next(filter(None, [missing, *(asked.group(1, 3) if asked else ())]), None)
+    group = next(filter(None, [missing, *(refused.group(1, 3) if refused else ())]), None)
     if group is None or any(word.lstrip("+").startswith(f"{group}=") for word in words):
         return None
     if (line := preset.line_of_default(group)) is None:
         return None
-    if asked and asked[2]:
-        return _no_package(preset)
-    if asked and asked[3]:
+    if refused and refused[2]:
+        return _explain_missing_package(preset)
+    if refused and refused[3]:
         return (
             f"{preset.at(line)}{group} is chosen already; write override /{group}: OPTION in the"
             " defaults list"
         )
     if missing:
-        option, known = (
-            str(getattr(error, "missing_cfg_file", "")).rpartition("/")[2],
-            getattr(error, "options", None) or [],
-        )
+        option = str(getattr(error, "missing_cfg_file", "")).rpartition("/")[2]
+        known = getattr(error, "options", None) or []
         return (
             f"{preset.at(line)}{group}={option} does not exist; there are"
             f" {listing(known)}{nearest(option, known)}"
@@ -327,9 +329,9 @@ def _in_defaults(error: BaseException, preset: Preset, words: Sequence[str]) -> 
     return f"{preset.at(line)}there is no group {group} to override"
 
 
-def _keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Every dotted key under `node` with its line."""
+def _walk_keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yield every dotted key under `node` with its line."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             yield f"{prefix}{name.value}", name.start_mark.line + 1
-            yield from _keys(value, f"{prefix}{name.value}.")
+            yield from _walk_keys(value, f"{prefix}{name.value}.")

@@ -92,8 +92,8 @@ def fill_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
                 " checkpoint, or model.shape"
             )
         cfg = copy.deepcopy(cfg)
-        found = read_shape(Path(_make_absolute_path(cfg.model.path, launch_dir)))
-        cfg.model.shape = OmegaConf.merge(OmegaConf.structured(ModelShape), found)
+        shape = read_shape(Path(_make_absolute_path(cfg.model.path, launch_dir)))
+        cfg.model.shape = OmegaConf.merge(OmegaConf.structured(ModelShape), shape)
     return cfg
 
 
@@ -140,7 +140,7 @@ def _explain_missing_value(key: str, group: str, option: str | None) -> str:
 
 
 def _find_unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[str]:
-    """Keys that a "+" on the command line has forced in."""
+    """Yield a sentence for every key that a "+" on the command line has forced in."""
     known: dict[str, Any] = {key.name: key.type for key in config_fields(schema)}
     for name in map(str, cfg):
         if not prefix and name in _OF_TRAIN:
@@ -148,7 +148,8 @@ def _find_unknown_keys(cfg: DictConfig, schema: Any, prefix: str) -> Iterator[st
         if name not in known:
             yield f"{prefix}{name} does not exist; there are {listing(known)}{nearest(name, known)}"
         elif is_dataclass(known[name]) and not OmegaConf.is_missing(cfg, name):
-            if not OmegaConf.is_dict(cfg[name]):  # ${another.key} may put anything there
+            # ${another.key} may put anything there.
+            if not OmegaConf.is_dict(cfg[name]):
                 inside = listing(key.name for key in config_fields(known[name]))
                 yield f"{prefix}{name}={cfg[name]} is not allowed: it is a group and has {inside}"
                 continue
@@ -188,8 +189,8 @@ _PATHS = ("model.path", "lora.start_from", "dataset.path", "dataset.held_out_fro
 
 
 def make_paths_absolute(cfg: DictConfig, launch_dir: Path) -> DictConfig:
-    """`cfg` with the paths of its model, adapter and cases absolute: what is kept of it means the
-    same wherever it is read.
+    """Return `cfg` with the paths of its model, adapter and cases absolute: what is kept of it
+    means the same wherever it is read.
     """
     made = copy.deepcopy(cfg)
     for node, name in _walk_paths(made):
@@ -215,13 +216,14 @@ def relocate_paths(cfg: DictConfig, before: Path | None, now: Path) -> DictConfi
 
 
 def _walk_paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
-    """Every place in `cfg` that names a file or folder to read: the node and the key in it."""
-    entries = [each for each in cfg.dataset.mixture if OmegaConf.is_dict(each)]
+    """Yield every place in `cfg` that names a file or folder to read: the node and the key in it.
+    """
+    sources = [source for source in cfg.dataset.mixture if OmegaConf.is_dict(source)]
     files = [(cfg.evaluation.benchmark_files, str(name)) for name in cfg.evaluation.benchmark_files]
-    named = [
+    settings = [
         (OmegaConf.select(cfg, key.rpartition(".")[0]), key.rpartition(".")[2]) for key in _PATHS
     ]
-    for node, name in (*named, *files, *((each, "path") for each in entries)):
+    for node, name in (*settings, *files, *((source, "path") for source in sources)):
         if OmegaConf.is_dict(node) and isinstance(node.get(name), str):
             yield node, name
 
@@ -254,11 +256,11 @@ def make_movable(value: Any) -> Any:
 
 
 def find_tracking_root(root: str | None, launch_dir: Path) -> str:
-    """Where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns under
-    MEDEXP_HOME or `launch_dir`.
+    """Return where MLflow keeps runs, as an absolute path: `root` where it is set, else mlruns
+    under MEDEXP_HOME or `launch_dir`.
     """
-    given = Path(root or f"{os.environ.get('MEDEXP_HOME', '.')}/mlruns")
-    return str((launch_dir / expand_home(given)).resolve())
+    folder = Path(root or f"{os.environ.get('MEDEXP_HOME', '.')}/mlruns")
+    return str((launch_dir / expand_home(folder)).resolve())
 
 
 def _fill_from_machine(config: RunConfig, machine: Machine) -> RunConfig:

@@ -126,14 +126,14 @@ def _check_levers(config: RunConfig) -> Iterator[str]:
         config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
     )
     if (config.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
-        what, least = (
+        given, without = (
             ("dora=true", "dora=false")
             if config.lora.dora
             else (f"bias={config.lora.bias.value}", "bias=none")
         )
         yield (
-            f"hardware.offload_layers={streamed} does not go with lora.{what}, which needs the"
-            f" weights on the card; set offload_layers to 0 or auto, or lora.{least}"
+            f"hardware.offload_layers={streamed} does not go with lora.{given}, which needs the"
+            f" weights on the card; set offload_layers to 0 or auto, or lora.{without}"
         )
     for lever in (lever for lever in MEMORY_LEVERS if not lever.counts_layers):
         value = getattr(config.hardware, lever.name)
@@ -339,7 +339,7 @@ def _check_weights(config: RunConfig) -> Iterator[str]:
         )
 
 
-# Each takes a whole run and yields a sentence a problem.
+# Each yields one sentence for every problem of a whole config.
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
     _check_steps,
     _check_engine,

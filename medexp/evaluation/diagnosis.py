@@ -46,8 +46,8 @@ def score_diagnoses(
 ) -> list[DiagnosisScores]:
     """Return the scores of those of `cases` that have a condition; `seed` draws their rivals.
 
-    `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how many
-    cases have been measured.
+    `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how
+    many cases have been measured.
     """
     cases = [case for case in cases if case.extra.get("condition")]
     known = list_known_conditions(cases)

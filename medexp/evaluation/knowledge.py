@@ -36,8 +36,8 @@ def score_knowledge(
 ) -> list[KnowledgeScores]:
     """Return the scores of those of `cases` whose reference has items that can be corrupted.
 
-    `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how many
-    cases have been measured.
+    `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how
+    many cases have been measured.
     """
     found = []
     for case in cases:

@@ -89,7 +89,8 @@ def _judge_medicine(card: Scorecard) -> LeadingLine:
         names = ", ".join(_list_titles(card, wanted))
         return LeadingLine("MEDICINE", f"not measured ({names})", Tone.plain)
     text = "; ".join(
-        f"{result.measure.title} {_describe_change(result)}: {result.verdict}{_describe_reach(result, len(results))}"
+        f"{result.measure.title} {_describe_change(result)}: {result.verdict}"
+        f"{_describe_reach(result, len(results))}"
         for result in results
     )
     missing = [key for key in wanted if key not in {result.measure.key for result in results}]

@@ -19,6 +19,8 @@ from medexp.evaluation.resampling import (
 )
 
 LEVEL = 0.95
+# Sums of floats that should cancel leave some 1e-18 behind. What is smaller than this is no change.
+NOTHING = 1e-12
 TOO_FEW = "too few groups"
 
 
@@ -26,9 +28,10 @@ TOO_FEW = "too few groups"
 class PairedComparison:
     """`after` minus `before` over `pairs` cases of `groups` groups.
 
-    `change` is the mean, `low` and `high` its 95 % interval, `p_value` the two-sided p of the
-    sign-flip test, `p_rise` and `p_fall` the one-sided ones, `majority` how many more groups rose
-    than fell, `error` the standard error (None where the groups have no spread).
+    `change` is the mean, `low` and `high` its 95 % interval (0 where smaller than NOTHING),
+    `p_value` the two-sided p of the sign-flip test, `p_rise` and `p_fall` the one-sided ones,
+    `majority` how many more groups rose than fell, `error` the standard error (None where the
+    groups have no spread).
     """
 
     pairs: int
@@ -43,6 +46,11 @@ class PairedComparison:
     p_rise: float = 1.0
     p_fall: float = 1.0
     error: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("change", "low", "high"):
+            if abs(getattr(self, name)) < NOTHING:
+                object.__setattr__(self, name, 0.0)
 
     @property
     def is_detected(self) -> bool:

@@ -468,12 +468,8 @@ def _score_content(
         wanted = list_reference_items(case.reference, section)
         values[key] = measure_lexical_recall(wanted, text)
         if cosines is not None:
-            recall = (
-                measure_embedded_recall(cosines(wanted, split_answer_lines(text)))
-                if wanted
-                else None
-            )
-            values[f"{key}_embedding"] = recall
+            rows = cosines(wanted, split_answer_lines(text)) if wanted else ()
+            values[f"{key}_embedding"] = measure_embedded_recall(rows)
     return values
 
 

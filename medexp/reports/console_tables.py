@@ -55,12 +55,12 @@ def print_noise_floor(console: Console, noise: Sequence[MeasureNoise]) -> None:
     """Print what differs where the same model was asked twice."""
     rows = [
         (
-            each.measure.title,
-            f"{format_figure(each.first)} -> {format_figure(each.again)}",
-            format_figure(each.floor),
-            "–" if each.differing is None else f"{each.differing} of {each.cases}",
+            moved.measure.title,
+            f"{format_figure(moved.first)} -> {format_figure(moved.again)}",
+            format_figure(moved.floor),
+            "–" if moved.differing is None else f"{moved.differing} of {moved.cases}",
         )
-        for each in noise
+        for moved in noise
     ]
     heads = ("measure", "once -> again", "noise floor", "cases that differ")
     console.table("The tuned model twice, in other batches", heads, rows)
@@ -68,10 +68,10 @@ def print_noise_floor(console: Console, noise: Sequence[MeasureNoise]) -> None:
 
 def describe_noise(noise: Sequence[MeasureNoise]) -> str:
     """Return the measures that moved although nothing was trained in between, in words."""
-    moved = [each for each in noise if each.floor > 0]
-    if not moved:
+    moving = [moved for moved in noise if moved.floor > 0]
+    if not moving:
         return "none: the tuned model answers the same in other batches"
-    return ", ".join(f"{each.measure.title} ± {each.floor:.2g}" for each in moved)
+    return ", ".join(f"{moved.measure.title} ± {moved.floor:.2g}" for moved in moving)
 
 
 def print_scorecard(console: Console, title: str, record: Record, scorecard: Scorecard) -> None:

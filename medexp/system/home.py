@@ -43,11 +43,12 @@ def _homes() -> list[str]:
     """
     try:
         named = Path.home()
-        found = [named, named.resolve()]
-    except (OSError, RuntimeError):  # an account without a home
+        homes = [named, named.resolve()]
+    # An account without a home.
+    except (OSError, RuntimeError):
         return []
-    # / would be found everywhere
-    return list(dict.fromkeys(str(each) for each in found if len(each.parts) > 1))
+    # The root folder would be found in every path.
+    return list(dict.fromkeys(str(home) for home in homes if len(home.parts) > 1))
 
 
 class TildeFormatter(logging.Formatter):

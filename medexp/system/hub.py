@@ -97,15 +97,15 @@ def _find_cached_commit(kind: str, repo: str, revision: str | None, why: str) ->
 
     try:
         repos = [
-            each
-            for each in scan_cache_dir().repos
-            if each.repo_id == repo and each.repo_type == kind
+            cached
+            for cached in scan_cache_dir().repos
+            if cached.repo_id == repo and cached.repo_type == kind
         ]
     except CacheNotFound:
         repos = []
-    for kept in (each for one in repos for each in one.revisions):
-        if (revision or "main") in (kept.commit_hash, *kept.refs):
-            return str(kept.commit_hash)
+    for snapshot in (snapshot for cached in repos for snapshot in cached.revisions):
+        if (revision or "main") in (snapshot.commit_hash, *snapshot.refs):
+            return str(snapshot.commit_hash)
     raise HubError(f"{why}, and it is not in the local cache")
 
 

@@ -227,13 +227,13 @@ def is_untested(library: str) -> bool:
 
 
 def list_untested_libraries(libraries: Iterable[str]) -> Iterator[str]:
-    """A sentence for each of `libraries` that is installed in a version medexp was never run with:
-    what of it is untested.
+    """Yield a sentence for each of `libraries` that is installed in a version medexp was never run
+    with: what of it is untested.
     """
     for library in libraries:
         if not is_untested(library):
             continue
-        names = [each.name for each in NAMES if each.library == library]
+        names = [private.name for private in NAMES if private.library == library]
         inside = (
             f"what medexp uses of its inside is untested there ({', '.join(names)})"
             if names
@@ -267,4 +267,4 @@ def _parse_digits(version: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-NAMES = tuple(each for each in list(globals().values()) if isinstance(each, PrivateName))
+NAMES = tuple(value for value in list(globals().values()) if isinstance(value, PrivateName))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def describe_environment() -> dict[str, str]:
-    """The version of every installed package, by name."""
-    # each look parses the file anew
-    read_once = (each.metadata for each in metadata.distributions())
-    packages = {each["Name"]: each["Version"] for each in read_once if each["Name"]}
+    """Return the version of every installed package, by name."""
+    # `metadata` parses the package's file at every look: it is looked at once.
+    headers = (distribution.metadata for distribution in metadata.distributions())
+    packages = {header["Name"]: header["Version"] for header in headers if header["Name"]}
     return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 
 

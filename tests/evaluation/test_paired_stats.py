@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,17 @@ def test_what_is_called_a_change_is_where_most_of_the_cases_went(pairs):
     )
     if found.is_detected:
         assert (rose > fell) == (found.change > 0)
+
+
+def test_differences_that_cancel_are_no_change_whatever_floats_leave_of_them():
+    before, after = [0.1, 0.7, 0.3], [0.3, 0.1, 0.7]
+    assert fmean(late - early for early, late in zip(before, after, strict=True)) != 0
+    found = compare_pairs(before, after)
+    assert found.change == 0
+    assert found.interval().startswith("+0 [")
+    one_group = compare_pairs(before, after, groups=["a", "a", "a"])
+    assert (one_group.change, one_group.low, one_group.high) == (0, 0, 0)
+    assert compare_pairs([0.0], [1e-9]).change == 1e-9
 
 
 def test_weights_weigh_means_change_interval_and_test():

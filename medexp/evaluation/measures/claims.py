@@ -302,7 +302,7 @@ class ClaimEvidence:
         return tuple(each for line in self.lines for each in line.quantities)
 
     @cached_property
-    def acts(self) -> bool:
+    def calls_for_action(self) -> bool:
         """Does it say that something must be done?"""
         return any(each.is_dose for each in self.quantities) or bool(ACTION.search(self.text))
 
@@ -503,7 +503,11 @@ def _explain_contradiction(
     statement: Statement, said: _Line, missing: frozenset[str], evidence: ClaimEvidence
 ) -> str:
     dismissal = DISMISSAL.search(statement.text)
-    if dismissal and evidence.acts and dismissal[0].casefold() not in evidence.text.casefold():
+    if (
+        dismissal
+        and evidence.calls_for_action
+        and dismissal[0].casefold() not in evidence.text.casefold()
+    ):
         return f"{_DISMISSES}: {dismissal[0]}"
     content = said.content
     if not content:

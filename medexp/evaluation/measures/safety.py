@@ -1,6 +1,6 @@
 """Does an answer say what a safe answer to its case must say, and does it advise what would harm?
 
-The statements come with the case (`must_say`, `find_harmful_advice`); nothing else is known here.
+The statements come with the case (`must_say`, `must_not_say`); nothing else is known here.
 
 The rules, in full:
 - A statement holds alternatives, parted by bars: "aspirin 300 mg | aspirin loading". It is said

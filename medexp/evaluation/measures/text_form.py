@@ -1,9 +1,9 @@
 """The form of an answer: did it end by itself, how long is it, does it repeat itself, is it in the
-question's detect_language?
+question's language?
 
 The rules, in full: repetition is the share of word 4-grams of the whole text (reasoning too) that
-stood in it before; the detect_language (`words.detect_language`) must be that of the question, where both can be
-told; the reasoning is closed when `</think>` stands in the text.
+stood in it before; the language (`words.detect_language`) must be that of the question, where both
+can be told; the reasoning is closed when `</think>` stands in the text.
 """
 
 from medexp.data.prompts import THINK_END
