@@ -111,7 +111,8 @@ class LoadedRun:
         Raises: ConfigError where the question is too long; VramCeilingError.
         """
         if self._responder is None or self._responder[0] != overrides:
-            self._responder = None  # two models may not fit the card
+            # Let the old model go before the new one is loaded: two may not fit the card.
+            self._responder = None
             self._responder = overrides, self._open_responder(overrides)
         return self._responder[1].reply(question, lambda _: False, base=base)
 

@@ -95,8 +95,8 @@ def make_answers(cases: Sequence[Case], place: int) -> dict[str, str]:
     """
     case = cases[place]
     rest = [*cases[place + 1 :], *cases[:place]]
-    sibling = next(each for each in rest if each["condition"] == case["condition"])
-    wrong = next(each for each in rest if each["condition"] != case["condition"])
+    sibling = next(other for other in rest if other["condition"] == case["condition"])
+    wrong = next(other for other in rest if other["condition"] != case["condition"])
     return {
         "gold": case["Response"],
         "sibling": sibling["Response"],

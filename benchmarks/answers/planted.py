@@ -95,13 +95,13 @@ def _without_red_flags(evidence: Any) -> Any:
 def _turn_direction(key: str) -> Callable[[Any], None]:
     def plant(module: Any) -> None:
         measures = tuple(
-            replace(each, better=-each.better) if each.key == key else each
-            for each in module.MEASURES
+            replace(measure, better=-measure.better) if measure.key == key else measure
+            for measure in module.MEASURES
         )
         if measures == module.MEASURES:
             raise AttributeError(f"no measure {key} with a direction")
         module.MEASURES = measures
-        module.BY_KEY = {each.key: each for each in measures}
+        module.BY_KEY = {measure.key: measure for measure in measures}
 
     return plant
 
@@ -273,11 +273,11 @@ FAULTS: Sequence[Fault] = (
 def main() -> int:
     """Plant every fault in turn, print what became of each, and return the exit status."""
     options = _parser().parse_args()
-    faults = [each for each in FAULTS if not options.only or each.name in options.only]
+    faults = [fault for fault in FAULTS if not options.only or fault.name in options.only]
     if options.list:
-        print("\n".join(f"{each.module}: {each.name}" for each in faults))
+        print("\n".join(f"{fault.module}: {fault.name}" for fault in faults))
         return 0
-    tests = sorted({test for each in faults for test in each.tests})
+    tests = sorted({test for fault in faults for test in fault.tests})
     if run_tests(tests) != PASSED:
         print("the tests fail without a fault; nothing can be said:", *tests)
         return 1
@@ -338,7 +338,7 @@ def plant_from_environment() -> None:
     """Put the fault that the environment names in the way of its module's import."""
     name = os.environ.get(VARIABLE)
     if name:
-        fault = next(each for each in FAULTS if each.name == name)
+        fault = next(fault for fault in FAULTS if fault.name == name)
         sys.meta_path.insert(0, _PlantingFinder(fault))
 
 

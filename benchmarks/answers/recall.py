@@ -30,7 +30,9 @@ def main() -> None:
     """Print the share found over thresholds, same case and other case."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--half", choices=["tuning", "held-out"], default="held-out")
-    clean = [each for each in read() if each.half == parser.parse_args().half and not each.errors]
+    clean = [
+        marked for marked in read() if marked.half == parser.parse_args().half and not marked.errors
+    ]
     where = embedding.find_model_dir()
     embedder = Embedder(
         AutoModel.from_pretrained(where).float().eval(), AutoTokenizer.from_pretrained(where)
@@ -43,7 +45,7 @@ def main() -> None:
     ):
         print(name)
         for threshold in sorted({0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, chosen}):
-            found = [_share([each[kind] for each in side], threshold) for side in (same, other)]
+            found = [_share([row[kind] for row in side], threshold) for side in (same, other)]
             mark = "  <- chosen" if threshold == chosen else ""
             print(f"  {threshold:.2f}  same case {found[0]:.3f}  other case {found[1]:.3f}{mark}")
 
@@ -51,8 +53,9 @@ def main() -> None:
 def _nearest(
     asked: Marked, answered: Marked, embedder: Embedder
 ) -> tuple[list[float], list[float]]:
-    """For each item of the reference of `asked` the nearest line in the answer of `answered`, by
-    words and by meaning.
+    """Return how near a line of the answer of `answered` comes to every item of `asked`'s reference.
+
+    By words, and by meaning.
     """
     wanted = [
         item
@@ -68,7 +71,7 @@ def _nearest(
 
 
 def _share(found: Sequence[Sequence[float]], threshold: float) -> float:
-    values = [value for each in found for value in each]
+    values = [value for row in found for value in row]
     return sum(value >= threshold for value in values) / len(values)
 
 

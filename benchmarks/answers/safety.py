@@ -144,10 +144,10 @@ def main() -> None:
     scores = score(records)
     for kind, of_kind in scores.items():
         print(
-            f"{kind:16} coverage {mean(each.coverage for each in of_kind):.3f}"
-            f"  harm in {mean(each.harms > 0 for each in of_kind):.3f} of {len(of_kind)} answers"
+            f"{kind:16} coverage {mean(score.coverage for score in of_kind):.3f}"
+            f"  harm in {mean(score.harms > 0 for score in of_kind):.3f} of {len(of_kind)} answers"
         )
-    coverages = {kind: [each.coverage for each in of_kind] for kind, of_kind in scores.items()}
+    coverages = {kind: [score.coverage for score in of_kind] for kind, of_kind in scores.items()}
     good = [*coverages["reference"], *coverages["sibling"]]
     bad = [value for kind in KINDS[2:] for value in coverages[kind]]
     print(f"reference and sibling against the rest: AUC {auc(good, bad):.3f}")

@@ -51,7 +51,7 @@ def main() -> None:
     if options.command == "make":
         examples = make_examples(read_training_cases(options.held_out), options.seed)
         write_examples(examples, options.out)
-        kinds = Counter(each["kind"] for each in examples)
+        kinds = Counter(example["kind"] for example in examples)
         print(f"{len(examples)} examples: {', '.join(f'{k} {n}' for k, n in kinds.most_common())}")
     else:
         run_measurement(options)
@@ -79,7 +79,7 @@ def make_examples(cases: Sequence[Case], seed: int) -> list[dict[str, str]]:
     draw = random.Random(seed)
     examples: list[dict[str, str]] = []
     for place, case in enumerate(cases):
-        others = [each for each in cases if each["condition"] != case["condition"]]
+        others = [other for other in cases if other["condition"] != case["condition"]]
         for texts in _supported_answers(case, draw):
             wrong = _turn_wrong(texts, case, others, draw)
             if wrong is not None:
@@ -93,7 +93,7 @@ def make_examples(cases: Sequence[Case], seed: int) -> list[dict[str, str]]:
 def write_examples(examples: Sequence[Mapping[str, str]], file: Path) -> None:
     """Write `examples` as JSONL."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(each, ensure_ascii=False) + "\n" for each in examples)
+    lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
     file.write_text("".join(lines), encoding="utf-8")
 
 
@@ -199,7 +199,9 @@ def _supported_answers(case: Case, draw: random.Random) -> list[list[str]]:
     evidence = gather_evidence([case["Question"], case["Response"]], lexicon.load())
     reasoned = check_claims(str(case.get("Complex_CoT") or ""), evidence)
     return answers + [
-        [each.statement.text] for each in reasoned if each.covered >= COVERED and not each.is_error
+        [claim.statement.text]
+        for claim in reasoned
+        if claim.covered >= COVERED and not claim.is_error
     ]
 
 
@@ -216,7 +218,9 @@ def _turn_wrong(
         for corruption in corrupt_item(text, "precautions", named)
     ]
     if not ways or draw.random() < 0.25:
-        foreign = [each.text for each in split_statements(draw.choice(others)["Response"])]
+        foreign = [
+            statement.text for statement in split_statements(draw.choice(others)["Response"])
+        ]
         if not foreign:
             return None
         ways = [("unsupported", draw.randrange(len(texts)), draw.choice(foreign))]
@@ -241,10 +245,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="write the training examples")
     run = commands.add_parser("run", help="measure, train, measure")
-    for each in (make, run):
-        each.add_argument("out", type=Path)
-        each.add_argument("--held-out", type=int, default=32)
-        each.add_argument("--seed", type=int, default=0)
+    for command in (make, run):
+        command.add_argument("out", type=Path)
+        command.add_argument("--held-out", type=int, default=32)
+        command.add_argument("--seed", type=int, default=0)
     run.add_argument("--model", type=Path, required=True)
     run.add_argument("--steps", type=int, default=200)
     run.add_argument("--batch-size", type=int, default=16)

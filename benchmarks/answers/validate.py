@@ -60,7 +60,7 @@ class Agreement:
 
 
 def read() -> list[Marked]:
-    """The hand-made answers."""
+    """Return the hand-made answers."""
     cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
     return [
         _marked(json.loads(line), cases)
@@ -88,10 +88,12 @@ def judge(marked: Marked) -> Found:
     """
     words = lexicon.load()
     known = read_evidence(marked.question, marked.reference, words)
-    said = [(each.start, each.end) for each in find_unsupported_claims(marked.answer, known, words)]
+    said = [
+        (claim.start, claim.end) for claim in find_unsupported_claims(marked.answer, known, words)
+    ]
     said += [
-        (each.start, each.end)
-        for each in find_contradictions(marked.answer, marked.question, words)
+        (contradiction.start, contradiction.end)
+        for contradiction in find_contradictions(marked.answer, marked.question, words)
     ]
     caught, missed = Counter[str](), []
     for kind, start, end in marked.errors:
@@ -108,12 +110,15 @@ def judge(marked: Marked) -> Found:
 
 
 def agreement(found: list[Found]) -> Agreement:
-    """The figures over `found`."""
-    caught = sum(each.caught.total() for each in found)
-    false, missed = sum(len(each.false) for each in found), sum(len(each.missed) for each in found)
-    flagged = [each for each in found if each.caught.total() or each.false]
-    wrong = [each for each in found if each.marked.errors]
-    both = sum(bool(each.marked.errors) for each in flagged)
+    """Return the figures over `found`."""
+    caught = sum(judged.caught.total() for judged in found)
+    false, missed = (
+        sum(len(judged.false) for judged in found),
+        sum(len(judged.missed) for judged in found),
+    )
+    flagged = [judged for judged in found if judged.caught.total() or judged.false]
+    wrong = [judged for judged in found if judged.marked.errors]
+    both = sum(bool(judged.marked.errors) for judged in flagged)
     return Agreement(
         caught / (caught + false),
         caught / (caught + missed),
@@ -124,12 +129,12 @@ def agreement(found: list[Found]) -> Agreement:
 
 def _report(name: str, found: list[Found]) -> Iterator[str]:
     figures = agreement(found)
-    clean = [each for each in found if not each.marked.errors]
+    clean = [judged for judged in found if not judged.marked.errors]
     yield f"{name}: {len(found)} answers, {len(clean)} without errors"
     yield f"  errors   precision {figures.precision:.3f}  recall {figures.recall:.3f}"
     yield f"  answers  precision {figures.answer_precision:.3f}  recall {figures.answer_recall:.3f}"
-    caught = sum((each.caught for each in found), Counter[str]())
-    missed = Counter(kind for each in found for kind, _ in each.missed)
+    caught = sum((judged.caught for judged in found), Counter[str]())
+    missed = Counter(kind for judged in found for kind, _ in judged.missed)
     kinds = sorted(set(caught) | set(missed))
     yield "  recall by kind: " + ", ".join(
         f"{kind} {caught[kind]}/{caught[kind] + missed[kind]}" for kind in kinds
@@ -143,13 +148,13 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()
     for half in [options.half] if options.half else ["tuning", "held-out"]:
-        found = [judge(each) for each in read() if each.half == half]
+        found = [judge(marked) for marked in read() if marked.half == half]
         print("\n".join(_report(half, found)))
-        for each in found if options.show else ():
-            if each.missed or each.false:
+        for judged in found if options.show else ():
+            if judged.missed or judged.false:
                 print(
-                    f"    missed {each.missed}  called wrong {each.false} "
-                    f" [{each.marked.question[:40]}]"
+                    f"    missed {judged.missed}  called wrong {judged.false} "
+                    f" [{judged.marked.question[:40]}]"
                 )
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from medexp.evaluation.paired_stats import LEVEL, PairedComparison, adjust_holm, compare_pairs
 
-PRIMARY = 3  # primary measures that Holm corrects for
+# Primary measures that Holm corrects for.
+PRIMARY = 3
 
 
 @dataclass(frozen=True)

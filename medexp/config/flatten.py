@@ -39,32 +39,34 @@ _TELLING = (
 _TELLING_OF_A_PART = (".name", ".weight", ".path")
 
 
-def flatten(run: RunConfig) -> dict[str, Value]:
-    """Every leaf of `run` under its dotted name, enums as their values."""
-    return dict(_leaves("", {name: asdict(getattr(run, name)) for name in GROUP_NAMES}))
+def flatten(config: RunConfig) -> dict[str, Value]:
+    """Return every leaf of `config` under its dotted name, enums as their values."""
+    return dict(_leaves("", {name: asdict(getattr(config, name)) for name in GROUP_NAMES}))
 
 
 def is_of_experiment(name: str) -> bool:
-    """Does the setting of this dotted name change what comes out? Where results are kept and how a
-    run is taken up again do not.
+    """Return whether the setting of this dotted name changes what comes out. Where results are kept
+    and how a run is taken up again do not.
     """
     return not name.startswith(_NOT_THE_EXPERIMENT)
 
 
 def is_of_identity(name: str) -> bool:
-    """Does the setting of this dotted name tell one command from another?"""
+    """Return whether the setting of this dotted name tells one command from another."""
     return is_of_experiment(name) and name not in _RATES
 
 
-def comparable_params(run: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
-    """The leaves of `run` that a person compares runs by, the most telling first, and those that
-    `overrides` name; no nulls, and none that a user may set otherwise when the run is continued
-    (`fingerprint` leaves them out, and MLflow lets no parameter change: where the machine or its
-    plan has another value by then, a tag says so).
+def comparable_params(config: RunConfig, overrides: Sequence[str]) -> dict[str, Value]:
+    """Return the leaves of `config` that a person compares runs by, the most telling first, and
+    those that `overrides` name; no nulls, and none that a user may set otherwise when the run is
+    continued (`fingerprint` leaves them out, and MLflow lets no parameter change: where the machine
+    or its plan has another value by then, a tag says so).
 
     The whole config is kept beside them as config/composed.yaml.
     """
-    leaves = {name: value for name, value in _extract_experiment(run).items() if value is not None}
+    leaves = {
+        name: value for name, value in _extract_experiment(config).items() if value is not None
+    }
     named = [each.lstrip("+").partition("=")[0] for each in overrides]
     first = [*_TELLING[:6], *named, *_TELLING]
     order = [*first, *filter(_tells_of_a_part, leaves)]
@@ -75,15 +77,15 @@ def _tells_of_a_part(name: str) -> bool:
     return name.startswith("dataset.mixture.") and name.endswith(_TELLING_OF_A_PART)
 
 
-def extract_identity(run: RunConfig) -> dict[str, Value]:
-    """What two runs share when they are the same command, wherever they are started.
+def extract_identity(config: RunConfig) -> dict[str, Value]:
+    """Return what two runs share when they are the same command, wherever they are started.
 
     Every leaf of the experiment as it was asked for, whatever memory the machine has and whatever
     plan fits it; a file of the project, or of medexp, by its place there.
     """
-    filled = {name: value for name, value in flatten(run).items() if is_of_identity(name)}
-    project, package = Path(run.tracking.root or ".").parent, Path(__file__).parents[1]
-    homes, leaves = {str(project): ".", str(package): "medexp"}, filled | run.asked
+    filled = {name: value for name, value in flatten(config).items() if is_of_identity(name)}
+    project, package = Path(config.tracking.root or ".").parent, Path(__file__).parents[1]
+    homes, leaves = {str(project): ".", str(package): "medexp"}, filled | config.asked
     return {
         name: _relocate(value, homes)
         for name, value in leaves.items()
@@ -92,12 +94,14 @@ def extract_identity(run: RunConfig) -> dict[str, Value]:
 
 
 def _is_at_former_value(name: str, value: Value) -> bool:
-    """Is it a newer key at what medexp did before the key was there? It makes no other run then."""
+    """Return whether a newer key is at what medexp did before there was the key: that makes no
+    other run.
+    """
     return name in FORMER_VALUES and value == FORMER_VALUES[name]
 
 
 def _relocate(value: Value, homes: Mapping[str, str]) -> Value:
-    """`value` with the innermost of the folders `homes` that it lies in called by its name."""
+    """Return `value`, the innermost of the folders `homes` that it lies in called by its name."""
     inside = [home for home in homes if isinstance(value, str) and value.startswith(home + os.sep)]
     if not isinstance(value, str) or not inside:
         return value
@@ -105,19 +109,21 @@ def _relocate(value: Value, homes: Mapping[str, str]) -> Value:
     return homes[innermost] + value[len(innermost) :]
 
 
-def fingerprint(run: RunConfig, data_digest: str) -> str:
-    """Twelve hex digits that two runs share when they are the same command on the same cases.
+def fingerprint(config: RunConfig, data_digest: str) -> str:
+    """Return twelve hex digits that two runs share when they are the same command on the same
+    cases.
 
     Where results are kept, how often checkpoints are written, and what the machine has does not
     count; everything else that was asked for does.
     """
-    return _digest(extract_identity(run), data_digest)
+    return _digest(extract_identity(config), data_digest)
 
 
-def former_fingerprint(run: RunConfig, data_digest: str) -> str:
-    """The fingerprint of before 2026-11-29, which held the machine's memory, the plan and absolute
-    paths: what was left unfinished then is found by it."""
-    leaves = _extract_experiment(run).items()
+def former_fingerprint(config: RunConfig, data_digest: str) -> str:
+    """Return the fingerprint of before 2026-11-29, which held the machine's memory, the plan and
+    absolute paths: what was left unfinished then is found by it.
+    """
+    leaves = _extract_experiment(config).items()
     return _digest(
         {name: value for name, value in leaves if not _is_at_former_value(name, value)}, data_digest
     )
@@ -128,8 +134,8 @@ def _digest(leaves: Mapping[str, Value], data_digest: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _extract_experiment(run: RunConfig) -> dict[str, Value]:
-    return {name: value for name, value in flatten(run).items() if is_of_experiment(name)}
+def _extract_experiment(config: RunConfig) -> dict[str, Value]:
+    return {name: value for name, value in flatten(config).items() if is_of_experiment(name)}
 
 
 def list_settings(groups: Mapping[str, object]) -> dict[str, str]:
@@ -167,8 +173,8 @@ def format_override(name: str, value: str) -> str:
 
 
 def find_differing_settings(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
-    """The settings in which `runs` are not all alike, with the value in every run (None where it
-    has none), in their order.
+    """Return the settings in which `runs` are not all alike, with the value in every run (None
+    where it has none), in their order.
     """
     names = dict.fromkeys(name for run in runs for name in run)
     return {

@@ -86,12 +86,15 @@ def _explain_missing_option(file: str, options: Sequence[str]) -> str:
 
 
 def explain_before_run(error: Exception) -> str | None:
-    """`error`, raised by Hydra before the command itself began, in one sentence: flags, its own
-    settings or a file of the config are wrong. None if medexp had begun, as a sweep has before its
-    trials."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # without the caller's
+    """Return `error`, raised by Hydra before the command itself began, in one sentence: flags, its
+    own settings or a file of the config are wrong.
+
+    None if medexp had begun, as a sweep has before its trials.
+    """
+    # Without the caller's frame, which is medexp's own at any time.
+    frames = traceback.extract_tb(error.__traceback__)[1:]
     own = Path(__file__).parents[1]
-    if any(Path(each.filename).is_relative_to(own) for each in frames):
+    if any(Path(frame.filename).is_relative_to(own) for frame in frames):
         return None
     # a bare assertion
     at = f" at {frames[-1].line} in {frames[-1].name}" if frames and not str(error) else ""

@@ -216,8 +216,7 @@ def relocate_paths(cfg: DictConfig, before: Path | None, now: Path) -> DictConfi
 
 
 def _walk_paths(cfg: DictConfig) -> Iterator[tuple[Any, str]]:
-    """Yield every place in `cfg` that names a file or folder to read: the node and the key in it.
-    """
+    """Yield every place in `cfg` that names a file or folder to read: its node and its key."""
     sources = [source for source in cfg.dataset.mixture if OmegaConf.is_dict(source)]
     files = [(cfg.evaluation.benchmark_files, str(name)) for name in cfg.evaluation.benchmark_files]
     settings = [

@@ -159,10 +159,11 @@ def _parse_json(text: str) -> Any:
         raise
     except RecursionError:
         raise json.JSONDecodeError("it is nested too deeply", text, 0) from None
-    except ValueError as error:  # Python reads no longer integers
-        found = _LONG_INTEGER.search(text)
+    # Python converts no integer of more than 4,300 digits (sys.set_int_max_str_digits).
+    except ValueError as error:
+        integer = _LONG_INTEGER.search(text)
         raise json.JSONDecodeError(
-            "an integer of over 4,300 digits", text, found.start() if found else 0
+            "an integer of over 4,300 digits", text, integer.start() if integer else 0
         ) from error
 
 

@@ -52,16 +52,16 @@ def choose_way(tokenizer: Any) -> str:
 
 def render_best_way(tokenizer: Any, question: str, way: str) -> str:
     """Return the text that asks `question`, up to where the base's answer begins."""
-    asked = f"{question.strip()}\n\n{INSTRUCTION}"
+    request = f"{question.strip()}\n\n{INSTRUCTION}"
     if way == "chat template":
-        messages = [{"role": "user", "content": asked}]
+        messages = [{"role": "user", "content": request}]
         return str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
     if way == "R1 markers":
         start = tokenizer.bos_token or ""
-        return f"{start}{R1_USER}{asked}{R1_ASSISTANT}{THINK_START}\n"
-    return f"{asked}\n\n"
+        return f"{start}{R1_USER}{request}{R1_ASSISTANT}{THINK_START}\n"
+    return f"{request}\n\n"
 
 
 def _encode(tokenizer: Any, text: str, with_start: bool) -> list[int]:

@@ -112,7 +112,7 @@ def _medbullets(row: Mapping[str, Any]) -> ChoiceQuestion:
 
 
 def _medxpertqa(row: Mapping[str, Any]) -> ChoiceQuestion:
-    options = {str(each["letter"]): str(each["content"]) for each in row["options"]}
+    options = {str(option["letter"]): str(option["content"]) for option in row["options"]}
     # The question of this set repeats its options at its end.
     question, _, _ = str(row["question"]).partition("\nAnswer Choices:")
     (right,) = row["label"]

@@ -112,12 +112,12 @@ def read_choice(answer: str, question: ChoiceQuestion, reasons: bool) -> str | N
 
 def _find_option(text: str, options: Mapping[str, str]) -> str | None:
     """Return the only one of `options` whose words stand in `text`."""
-    said = " ".join(text.casefold().split())
-    found = [
+    plain = " ".join(text.casefold().split())
+    letters = [
         letter
         for letter, option in options.items()
         if re.search(
-            rf"(?<!\w){re.escape(' '.join(option.casefold().split()).rstrip('.'))}(?!\w)", said
+            rf"(?<!\w){re.escape(' '.join(option.casefold().split()).rstrip('.'))}(?!\w)", plain
         )
     ]
-    return found[0] if len(found) == 1 else None
+    return letters[0] if len(letters) == 1 else None

@@ -56,7 +56,7 @@ def score_diagnoses(
         [case.extra["condition"], *sorted({rival for draw in draws for rival in draw})]
         for case, draws in zip(cases, drawn, strict=True)
     ]
-    everything = list(dict.fromkeys(name for each in names for name in each))
+    everything = list(dict.fromkeys(name for candidates in names for name in candidates))
     ids = {name: tuple(vocabulary.encode(f" {write_condition_name(name)}")) for name in everything}
     without = encode_answer_prefix(prompt, "", STEM, vocabulary)
     priors = dict(
@@ -71,13 +71,13 @@ def score_diagnoses(
             strict=True,
         )
     )
-    found = []
+    scores = []
     for case, candidates, draws in zip(cases, names, drawn, strict=True):
         prefix = encode_answer_prefix(prompt, case.question, STEM, vocabulary)
         nats = measure_log_likelihoods(
             model, [Continuation(prefix, ids[name]) for name in candidates], fits, shares_prefix
         )
-        found.append(
+        scores.append(
             DiagnosisScores(
                 case.digest,
                 candidates[0],
@@ -87,7 +87,7 @@ def score_diagnoses(
             )
         )
         advance(1)
-    return found
+    return scores
 
 
 def draw_rivals(

@@ -39,7 +39,7 @@ def score_knowledge(
     `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how
     many cases have been measured.
     """
-    found = []
+    scores = []
     for case in cases:
         if corruptions := corrupt_reference(case.answer, case.question):
             prefix = encode_answer_prefix(prompt, case.question, "", vocabulary)
@@ -51,11 +51,11 @@ def score_knowledge(
                     strict=True,
                 )
             )
-            pairs = tuple(_pair_scores(each, texts, nats) for each in corruptions)
+            pairs = tuple(_pair_scores(corruption, texts, nats) for corruption in corruptions)
             group = case.extra.get("condition", case.digest)
-            found.append(KnowledgeScores(case.digest, group, pairs))
+            scores.append(KnowledgeScores(case.digest, group, pairs))
         advance(1)
-    return found
+    return scores
 
 
 Key = tuple[str, str]
@@ -65,13 +65,15 @@ def _build_continuations(
     corruptions: Sequence[Corruption], prefix: tuple[int, ...], vocabulary: Vocabulary
 ) -> dict[Key, Continuation]:
     """Return each text once, by its section and words; what precedes the item is not counted."""
-    found: dict[Key, Continuation] = {}
-    for each in corruptions:
-        heading = vocabulary.encode(f"## {each.section.title()}\n-")
-        for text in (each.item, each.text):
+    continuations: dict[Key, Continuation] = {}
+    for corruption in corruptions:
+        heading = vocabulary.encode(f"## {corruption.section.title()}\n-")
+        for text in (corruption.item, corruption.text):
             ids = vocabulary.encode(f" {text}")
-            found[each.section, text] = Continuation(prefix, (*heading, *ids), len(heading))
-    return found
+            continuations[corruption.section, text] = Continuation(
+                prefix, (*heading, *ids), len(heading)
+            )
+    return continuations
 
 
 def _pair_scores(

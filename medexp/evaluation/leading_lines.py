@@ -69,7 +69,7 @@ def list_harmful_cases(card: Scorecard) -> list[HarmfulCase]:
 
 
 def is_red(card: Scorecard) -> bool:
-    """Is harm called: any case newly harmful, or more of it than chance allows?"""
+    """Return whether harm is called: a case newly harmful, or more of it than chance allows."""
     return any(_is_alarm(result) for result in card.results_of(Role.harm))
 
 

@@ -47,14 +47,14 @@ def measure_log_likelihoods(
     through the model together. With `shares_prefix` a prefix goes through once for all of its
     continuations. `advance` is told how many continuations have been measured.
     """
-    found: dict[int, float] = {}
+    nats_of: dict[int, float] = {}
     measure = _measure_after_shared_prefix if shares_prefix else _measure_whole_rows
     with model.evaluation_mode():
         for indices in _plan_batches(continuations, fits, shares_prefix):
             batch = [continuations[index] for index in indices]
-            found |= zip(indices, measure(model, batch), strict=True)
+            nats_of |= zip(indices, measure(model, batch), strict=True)
             advance(len(indices))
-    return [found[index] for index in range(len(continuations))]
+    return [nats_of[index] for index in range(len(continuations))]
 
 
 def fits_tokens(batch_size: int, max_tokens: int) -> Callable[[int, int], bool]:
@@ -67,8 +67,8 @@ def _plan_batches(
 ) -> Iterator[list[int]]:
     """Yield indices of what the model takes together, all of one prefix where it is shared."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for index, each in enumerate(continuations):
-        groups.setdefault(each.prefix if shares_prefix else (), []).append(index)
+    for index, continuation in enumerate(continuations):
+        groups.setdefault(continuation.prefix if shares_prefix else (), []).append(index)
     for indices in groups.values():
         lengths = [len(continuations[at].prefix) + len(continuations[at].ids) for at in indices]
         for batch in batch_into_fewest(lengths, fits):
@@ -78,14 +78,14 @@ def _plan_batches(
 def _measure_whole_rows(model: AdapterModel, batch: Sequence[Continuation]) -> list[float]:
     """Return the log-likelihoods of `batch`, prefixes included in every row."""
     causal = model.network.get_base_model()
-    rows = [[*each.prefix, *each.ids] for each in batch]
+    rows = [[*continuation.prefix, *continuation.ids] for continuation in batch]
     # Padding stands on the right, where a causal model cannot see it.
     hidden = causal.model(input_ids=_pad_rows(rows, model.device), use_cache=False)[0]
     places = [
-        (row, len(each.prefix) - 1 + at, token)
-        for row, each in enumerate(batch)
-        for at, token in enumerate(each.ids)
-        if at >= each.skipped
+        (row, len(continuation.prefix) - 1 + at, token)
+        for row, continuation in enumerate(batch)
+        for at, token in enumerate(continuation.ids)
+        if at >= continuation.skipped
     ]
     return _sum_log_likelihoods(causal, hidden, places, len(batch))
 
@@ -95,7 +95,7 @@ def _measure_after_shared_prefix(model: AdapterModel, batch: Sequence[Continuati
     import torch
 
     causal, prefix = model.network.get_base_model(), batch[0].prefix
-    rows = [[prefix[-1], *each.ids[:-1]] for each in batch]
+    rows = [[prefix[-1], *continuation.ids[:-1]] for continuation in batch]
     cache = None
     if len(prefix) > 1:
         cache = _fill_prefix_cache(model, prefix[:-1])
@@ -111,9 +111,9 @@ def _measure_after_shared_prefix(model: AdapterModel, batch: Sequence[Continuati
     )[0]
     places = [
         (row, at, token)
-        for row, each in enumerate(batch)
-        for at, token in enumerate(each.ids)
-        if at >= each.skipped
+        for row, continuation in enumerate(batch)
+        for at, token in enumerate(continuation.ids)
+        if at >= continuation.skipped
     ]
     return _sum_log_likelihoods(causal, hidden, places, len(batch))
 
@@ -145,4 +145,4 @@ def _sum_log_likelihoods(
         logits = causal.lm_head(hidden[row[chunk], position[chunk]]).float()
         losses = cross_entropy(logits, target[chunk], reduction="none")
         nats.index_add_(0, row[chunk], -losses.double())
-    return [float(each) for each in nats.tolist()]
+    return [float(total) for total in nats.tolist()]

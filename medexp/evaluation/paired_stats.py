@@ -122,7 +122,7 @@ def compare_pairs(
             f" {len(groups or before)} groups; a paired comparison needs equally many, at least one"
         )
     differences = [late - early for early, late in zip(before, after, strict=True)]
-    own_weights = [1.0] * len(before) if weights is None else [float(each) for each in weights]
+    own_weights = [1.0] * len(before) if weights is None else [float(weight) for weight in weights]
     sums: dict[Hashable, list[float]] = {}
     for place, (difference, weight) in enumerate(zip(differences, own_weights, strict=True)):
         total = sums.setdefault(place if groups is None else groups[place], [0.0, 0.0])

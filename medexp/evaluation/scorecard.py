@@ -430,10 +430,12 @@ def _find_wrong_claims(
     """
     known = gather_evidence([case.question, case.reference], lexicon)
     return tuple(
-        HarmfulPassage(key, each.why, each.statement.text, each.statement.start, each.statement.end)
-        for each in check_claims(text, known)
+        HarmfulPassage(
+            key, claim.why, claim.statement.text, claim.statement.start, claim.statement.end
+        )
+        for claim in check_claims(text, known)
         for key, verdict in CLAIM_MEASURES.items()
-        if each.verdict == verdict
+        if claim.verdict == verdict
     )
 
 

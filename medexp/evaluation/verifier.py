@@ -92,7 +92,7 @@ class RulesVerifier:
         answer = extract_answer(item.answer)
         known = gather_evidence([item.question, item.evidence], self._lexicon)
         checked = check_claims(answer, known)
-        errors = sum(each.is_error for each in checked) / len(checked) if checked else 0.0
+        errors = sum(claim.is_error for claim in checked) / len(checked) if checked else 0.0
         return -measure_assertion_strength(answer, f"{item.question}\n{item.evidence}") - errors
 
 
@@ -186,7 +186,7 @@ class ClassifierVerifier:
         """Return the log-odds of the label of support against all others."""
         import torch
 
-        found: list[float] = []
+        odds: list[float] = []
         limit = min(getattr(self._network.config, "max_position_embeddings", 512), MAX_TOKENS)
         for start in range(0, len(items), self._batch_size):
             batch = items[start : start + self._batch_size]
@@ -199,8 +199,8 @@ class ClassifierVerifier:
                 logits = self._network(**tokens).logits.float()
             rest = [label for label in range(logits.shape[-1]) if label != self._support_label]
             against = torch.logsumexp(logits[:, rest], dim=-1)
-            found += (logits[:, self._support_label] - against).tolist()
-        return found
+            odds += (logits[:, self._support_label] - against).tolist()
+        return odds
 
 
 class EndpointVerifier:
@@ -377,7 +377,9 @@ def _measure_mean_log_probability(logits: Any, answer: Sequence[int]) -> float:
 def _compute_odds(log_probabilities: Any) -> float | None:
     try:
         top = log_probabilities["content"][0]["top_logprobs"]
-        chances = {str(each["token"]): 2.718281828459045 ** float(each["logprob"]) for each in top}
+        chances = {
+            str(choice["token"]): 2.718281828459045 ** float(choice["logprob"]) for choice in top
+        }
     except (TypeError, KeyError, IndexError, ValueError):
         return None
     yes, no = (sum(chances.get(text, 0.0) for text in texts) for texts in (_YES, _NO))
@@ -385,8 +387,8 @@ def _compute_odds(log_probabilities: Any) -> float | None:
 
 
 def _find_sign(reply: str) -> float:
-    said = reply.strip().casefold()
-    return 1.0 if said.startswith("yes") else -1.0 if said.startswith("no") else 0.0
+    word = reply.strip().casefold()
+    return 1.0 if word.startswith("yes") else -1.0 if word.startswith("no") else 0.0
 
 
 def _post(url: str, body: bytes) -> bytes:

@@ -16,9 +16,8 @@ def load_tokenizer(weights: Weights, stack: Backend) -> Any:
 
     Raises: ModelError if it cannot be read, or has no end of sequence.
     """
-    with refuse_unreadable(
-        "the tokenizer", weights, Exception
-    ):  # tokenizers has no type of its own
+    # tokenizers raises a bare Exception: it has no type of its own.
+    with refuse_unreadable("the tokenizer", weights, Exception):
         tokenizer = stack.transformers.AutoTokenizer.from_pretrained(
             weights.location, revision=revision_of(weights)
         )

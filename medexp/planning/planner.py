@@ -112,7 +112,8 @@ def next_safer_plan(asked: RunConfig, failed: Plan, phase: Phase) -> Plan | None
         if plan.budget.bytes_in(phase) * SAFER <= failed.budget.bytes_in(phase)
         and plan.budget.peak_bytes <= failed.budget.peak_bytes
         and host_excess_bytes(asked, plan) <= 0
-        and plan.levers.tiled_mlp is failed.levers.tiled_mlp  # decided when Unsloth is imported
+        # Tiling is decided when Unsloth is imported, once for the process.
+        and plan.levers.tiled_mlp is failed.levers.tiled_mlp
     ]
     loaded = [plan for plan in takes_less if not needs_reload(failed, plan)]
     return next(iter(loaded or takes_less), None)

@@ -50,11 +50,14 @@ _LOST_RESULTS = (
 
 def prepare_streams() -> None:
     """Have standard output and error replace what their encoding lacks, and drop what is said on
-    standard error once its reader has gone."""
+    standard error once its reader has gone.
+    """
+    # Registered by name: a stream takes the name of a handler, and no function.
     codecs.register_error("medexp.nearest", _replace_unencodable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="medexp.nearest")
+    # A stream that a test or a notebook has put there is left alone: it may have no descriptor.
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
         raw = io.BufferedWriter(_LogStream(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(
@@ -68,9 +71,9 @@ def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    plain = unicodedata.normalize(
-        "NFKD", error.object[error.start : error.end].translate(_IN_ASCII)
-    ).translate(_IN_ASCII)
+    unencodable = error.object[error.start : error.end].translate(_IN_ASCII)
+    # Twice: decomposing makes characters of the table, as ½ becomes 1, ⁄ and 2.
+    plain = unicodedata.normalize("NFKD", unencodable).translate(_IN_ASCII)
     ascii_letters = (
         letter if letter.isascii() else "?" for letter in plain if not unicodedata.combining(letter)
     )
@@ -86,6 +89,7 @@ class _LogStream(io.FileIO):
             return super().write(data)
         except BrokenPipeError:
             _discard(self.fileno())
+            # As if written: else the buffer before it would try again when Python ends.
             return len(data)
         except OSError as error:
             if not disk_space.is_disk_full(error):
@@ -238,6 +242,7 @@ class Console:
         )
         table.expand = prose
         for place, column in enumerate(columns):
+            # 40 letters hold an id of 32 digits, or a figure with its unit.
             is_word = all(" " not in row[place] and len(row[place]) <= 40 for row in rows)
             table.add_column(
                 Text(column),
@@ -282,6 +287,7 @@ def _format_mark(mark: str) -> Text:
 
 
 def _print(console: RichConsole, text: Text) -> None:
+    # A line of a log or a pipe is one line, however long: programs read it.
     console.print(text, soft_wrap=not console.is_terminal)
 
 

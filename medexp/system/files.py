@@ -56,17 +56,20 @@ def flush(place: Path) -> None:
 
 @contextmanager
 def atomic_directory(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` that takes its place, and that of what was there, once
-    everything was written; on any other ending it is gone, and what was there stands where it
-    stood. What a process that was killed has left there goes, too."""
+    """Yield a hidden folder beside `folder` that takes its place once everything is written.
+
+    On any other ending it is removed, and what was at `folder` stays. What a killed process has
+    left there is removed, too.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     half_done = _make_hidden_path(folder)
     try:
         with ExitStack() as delay_signals:
-            with _hold_lock(
-                folder.parent, waits=True
-            ):  # two that begin or end at once take their turns
-                half_done.mkdir()  # not mkdtemp, whose folders are for this user alone
+            # Two processes that begin or end at once take their turns: `_remove_leftovers` of one
+            # must not meet the folder of the other before that one holds it.
+            with _hold_lock(folder.parent, waits=True):
+                # Not mkdtemp: its folders can be read by this user alone.
+                half_done.mkdir()
                 delay_signals.enter_context(_hold_lock(half_done))
             yield half_done
             with _hold_lock(folder.parent, waits=True):
@@ -78,8 +81,11 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _hold_lock(folder: Path, waits: bool = False) -> Iterator[bool]:
-    """Hold `folder` while this process lives; False where another does (with `waits` it is waited
-    for), or where folders cannot be locked, as on Windows."""
+    """Hold `folder` for this process; yield whether it is held.
+
+    False where another process holds it (with `waits` it is waited for), or where folders cannot be
+    locked, as on Windows.
+    """
     if fcntl is None:
         yield False
         return

@@ -117,10 +117,14 @@ def _go_offline() -> None:
 
 
 def fetch(repo: str, name: str, revision: str | None) -> Path:
-    """The local path of file `name` of model `repo`. Raises: HubError."""
+    """Return the local path of file `name` of model `repo`.
+
+    Raises: HubError.
+    """
     from huggingface_hub import hf_hub_download
 
-    with translate_hub_errors(RuntimeError):  # as its Xet client says everything
+    # The Hub's Xet client raises a RuntimeError for whatever goes wrong.
+    with translate_hub_errors(RuntimeError):
         return Path(hf_hub_download(repo, name, revision=revision))
 
 
@@ -160,7 +164,8 @@ def push(
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
-    with translate_hub_errors(RuntimeError, ValueError):  # ValueError: what storage refused
+    # A ValueError says what the Hub's storage refused.
+    with translate_hub_errors(RuntimeError, ValueError):
         api.create_repo(repo, repo_type="model", private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo,

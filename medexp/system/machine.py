@@ -88,9 +88,10 @@ def _calibration_file(name: str) -> Path:
 
 def _read_calibration(name: str) -> Calibration | None:
     try:
-        found = Calibration(**json.loads(_calibration_file(name).read_text()))
-        return found if all(value > 0 for value in vars(found).values()) else None
-    except (OSError, ValueError, TypeError):  # none yet, of another version, or spoilt
+        calibration = Calibration(**json.loads(_calibration_file(name).read_text()))
+        return calibration if all(value > 0 for value in vars(calibration).values()) else None
+    # There is none yet, it is of another version of medexp, or it is spoilt.
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -109,7 +110,8 @@ def _read_gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     driver.cuDeviceGet(ctypes.byref(device), index)
     driver.cuDeviceGetName(name, len(name), device)
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # 75: compute capability, major
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR is 75.
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
     called = name.value.decode()
     return Gpu(
         called, total.value, has_bfloat16=major.value >= 8, calibration=_read_calibration(called)

@@ -98,7 +98,8 @@ def name(number: int) -> str:
 
 @contextmanager
 def _handle_signals(handler: "signal._HANDLER") -> Iterator[None]:
-    if not _in_main_thread():  # Python lets no other thread hear
+    # Python lets no other thread set a handler of signals.
+    if not _in_main_thread():
         yield
         return
     before = {number: signal.signal(number, handler) for number in _NUMBERS}

@@ -25,7 +25,8 @@ def is_locked(file: Path, to_read: bool = False) -> bool:
             else:
                 opened.execute("BEGIN EXCLUSIVE")
                 opened.execute("ROLLBACK")
-    except sqlite3.Error as error:  # anything else is said by who uses it
+    # Any other fault of the store is reported by the code that opens it to use it.
+    except sqlite3.Error as error:
         return "locked" in str(error) or "busy" in str(error)
     return False
 

@@ -89,9 +89,11 @@ def test_keys_counted_from_1_are_refused(benchmark, key):
         ),
     ):
         parse_questions(benchmark, rows, "here")
-    with pytest.raises(DataError, match="counted from 1"):  # no 4 among many
+    # There is no 4 among many.
+    with pytest.raises(DataError, match="counted from 1"):
         parse_questions(benchmark, rows[:3] * 10, "here")
-    assert len(parse_questions(benchmark, rows[:3], "here")) == 3  # too few to tell
+    # Three rows are too few to tell.
+    assert len(parse_questions(benchmark, rows[:3], "here")) == 3
 
 
 def test_no_questions_are_refused():

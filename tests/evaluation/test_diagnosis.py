@@ -51,7 +51,8 @@ def test_rivals_are_of_the_specialty_first_and_never_related():
         assert len(set(draw)) == RIVALS
         assert not any(are_related(name, "gout") for name in draw)
         near = [name for name in draw if known[name] == GOUT.extra["specialty"]]
-        assert len(near) == 5  # all others of the specialty
+        # All others of the specialty.
+        assert len(near) == 5
     assert len(set(draws)) == DRAWS
 
 

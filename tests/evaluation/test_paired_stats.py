@@ -130,7 +130,8 @@ def test_chance_alone_is_rarely_called_a_change():
         detected += compare_pairs(
             values, [value + chance.gauss(0, 1) for value in values], seed=seed
         ).is_detected
-    assert detected <= 10  # 5 % of 200; interval and sign flips must agree, so it is fewer
+    # 5 % of 200; interval and sign flips must agree, so it is fewer.
+    assert detected <= 10
 
 
 def test_few_pairs_are_never_enough():

@@ -9,7 +9,8 @@ from benchmarks.power.simulate import (
 )
 from medexp.evaluation.paired_stats import LEVEL
 
-ON_A_CARD = Design(groups=32, cases=2)  # `evaluation.answers: 64` of the shipped cases
+# `evaluation.answers: 64` of the shipped cases.
+ON_A_CARD = Design(groups=32, cases=2)
 
 
 def test_a_rise_from_three_to_six_in_ten_is_found_at_the_default_size_of_a_card():

@@ -80,7 +80,7 @@ def find_marks(text: str, evidence: str) -> list[Mark]:
     known = evidence.casefold()
     known_stems = stem_words(evidence)
     return sorted(
-        (each for each in _find_all_marks(text) if not _is_known(each, known, known_stems)),
+        (mark for mark in _find_all_marks(text) if not _is_known(mark, known, known_stems)),
         key=lambda mark: (mark.start, mark.kind),
     )
 

@@ -293,18 +293,23 @@ class ClaimEvidence:
     def concepts(self) -> frozenset[Concept]:
         """Every concept, denied or not."""
         return frozenset(
-            concept for line in self.lines for each in line.mentions for concept in each.concepts
+            concept
+            for line in self.lines
+            for mention in line.mentions
+            for concept in mention.concepts
         )
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """Every number."""
-        return tuple(each for line in self.lines for each in line.quantities)
+        return tuple(quantity for line in self.lines for quantity in line.quantities)
 
     @cached_property
     def calls_for_action(self) -> bool:
         """Does it say that something must be done?"""
-        return any(each.is_dose for each in self.quantities) or bool(ACTION.search(self.text))
+        return any(quantity.is_dose for quantity in self.quantities) or bool(
+            ACTION.search(self.text)
+        )
 
 
 def gather_evidence(
@@ -313,7 +318,12 @@ def gather_evidence(
     """Return the evidence in `texts` (question, reference, knowledge) and the lines of a fact
     sheet.
     """
-    parts = [each for text in (*texts, *facts) if text for each in split_statements(text, False)]
+    parts = [
+        statement
+        for text in (*texts, *facts)
+        if text
+        for statement in split_statements(text, False)
+    ]
     lines = dict.fromkeys(_Line(part.text, lexicon, part.section) for part in parts)
     return ClaimEvidence(tuple(lines), lexicon)
 
@@ -324,13 +334,13 @@ def split_statements(text: str, deduplicate: bool = True) -> list[Statement]:
     """
     answer = extract_answer(text)
     at, section = len(text) - len(answer), None
-    found: list[Statement] = []
+    statements: list[Statement] = []
     for line in answer.splitlines(keepends=True):
         section = find_section_heading(line.strip()) or section
         if find_bare_heading(line.strip()) is None and not line.lstrip().startswith("#"):
-            found += _split_line(line, at, section)
+            statements += _split_line(line, at, section)
         at += len(line)
-    return list(_drop_repeats(found)) if deduplicate else found
+    return list(_drop_repeats(statements)) if deduplicate else statements
 
 
 def check_claims(
@@ -341,7 +351,7 @@ def check_claims(
     `needed` is the share of a statement's content words that supports it: 1.0 where the evidence
     should hold every word, as when a text is compared with its corrected version.
     """
-    return [check_statement(each, evidence, needed) for each in split_statements(answer)]
+    return [check_statement(statement, evidence, needed) for statement in split_statements(answer)]
 
 
 def check_statement(
@@ -356,8 +366,8 @@ def check_statement(
     checked = [_check_part(part, evidence, needed) for part in parts] or [
         CheckedClaim(statement, NOT_IN_EVIDENCE, NO_CONTENT)
     ]
-    worst = max(checked, key=lambda each: _GRAVITY[each.verdict])
-    covered = sum(each.covered for each in checked) / len(checked)
+    worst = max(checked, key=lambda claim: _GRAVITY[claim.verdict])
+    covered = sum(claim.covered for claim in checked) / len(checked)
     return CheckedClaim(statement, worst.verdict, worst.why, covered)
 
 
@@ -385,32 +395,38 @@ def recall_statement(statement: str, answer: ClaimEvidence, needed: float = NEED
 
 
 def _is_said(wording: str, answer: ClaimEvidence, needed: float) -> bool:
-    said = _Line(wording, answer.lexicon)
-    content = said.content
+    statement_line = _Line(wording, answer.lexicon)
+    content = statement_line.content
     lines = [
         line
         for line in answer.lines
         if not line.is_question
-        and len(_find_shared_content(line, said, content)) >= needed * len(content)
+        and len(_find_shared_content(line, statement_line, content)) >= needed * len(content)
     ]
     if not content or not lines:
         return False
-    return not _explain_flip(None, said, content, lines, answer.lines) and not _explain_opposite(
-        content, lines
+    return not _explain_flip(
+        None, statement_line, content, lines, answer.lines
+    ) and not _explain_opposite(content, lines)
+
+
+def _find_shared_content(
+    line: _Line, statement_line: _Line, content: frozenset[str]
+) -> frozenset[str]:
+    return content - _find_missing_content(
+        statement_line, content, ClaimEvidence((line,), line.lexicon)
     )
-
-
-def _find_shared_content(line: _Line, said: _Line, content: frozenset[str]) -> frozenset[str]:
-    return content - _find_missing_content(said, content, ClaimEvidence((line,), line.lexicon))
 
 
 def _stands_in(statement: Statement, evidence: ClaimEvidence) -> bool:
     """Return whether a line has the statement word by word, and does not deny it there."""
-    said = _Line(statement.text, evidence.lexicon)
-    if any(said.normal in line.parts for line in evidence.lines):
+    statement_line = _Line(statement.text, evidence.lexicon)
+    if any(statement_line.normal in line.parts for line in evidence.lines):
         return True
-    lines = [line for line in evidence.lines if said.normal in line.normal]
-    return bool(lines) and not _explain_flip(statement, said, said.content, lines, evidence.lines)
+    lines = [line for line in evidence.lines if statement_line.normal in line.normal]
+    return bool(lines) and not _explain_flip(
+        statement, statement_line, statement_line.content, lines, evidence.lines
+    )
 
 
 def _find_aligned_lines(content: frozenset[str], lines: Sequence[_Line]) -> list[_Line]:
@@ -426,16 +442,21 @@ def _check_part(statement: Statement, evidence: ClaimEvidence, needed: float) ->
         return CheckedClaim(statement, SUPPORTED, "word by word", 1.0)
     if why := _explain_fabrication(statement, evidence):
         return CheckedClaim(statement, FABRICATED, why)
-    said = _Line(statement.text, evidence.lexicon)
-    content = said.content
-    missing = _find_missing_content(said, content, evidence)
+    statement_line = _Line(statement.text, evidence.lexicon)
+    content = statement_line.content
+    missing = _find_missing_content(statement_line, content, evidence)
     covered = 1 - len(missing) / len(content) if content else 0.0
     is_drug_missing = any(
-        each.kind == _DRUG and stem_words(each.text) & missing for each in said.mentions
+        mention.kind == _DRUG and stem_words(mention.text) & missing
+        for mention in statement_line.mentions
     )
-    if why := _explain_contradiction(statement, said, missing, evidence):
+    if why := _explain_contradiction(statement, statement_line, missing, evidence):
         return CheckedClaim(statement, CONTRADICTED, why, covered)
-    numbers = [each.text for each in said.quantities if not _is_known(each, evidence.quantities)]
+    numbers = [
+        quantity.text
+        for quantity in statement_line.quantities
+        if not _is_known(quantity, evidence.quantities)
+    ]
     if content and covered >= needed and not numbers and not is_drug_missing:
         return CheckedClaim(statement, SUPPORTED, "", covered)
     why = ", ".join([*sorted(missing), *numbers]) or NO_CONTENT
@@ -454,20 +475,24 @@ def _split_line(line: str, at: int, section: str | None) -> Iterator[Statement]:
             yield Statement(text, at + begin, at + begin + len(text), section)
 
 
-def _drop_repeats(found: Sequence[Statement]) -> Iterator[Statement]:
+def _drop_repeats(statements: Sequence[Statement]) -> Iterator[Statement]:
     seen = set()
-    for each in found:
-        key = " ".join(split_words(each.text))
+    for statement in statements:
+        key = " ".join(split_words(statement.text))
         if key not in seen:
             seen.add(key)
-            yield each
+            yield statement
 
 
 def _find_missing_content(
-    said: _Line, content: frozenset[str], evidence: ClaimEvidence
+    statement_line: _Line, content: frozenset[str], evidence: ClaimEvidence
 ) -> frozenset[str]:
     known = evidence.stems
-    by_concept = (stem_words(each.text) for each in said.mentions if _has_concept(each, evidence))
+    by_concept = (
+        stem_words(mention.text)
+        for mention in statement_line.mentions
+        if _has_concept(mention, evidence)
+    )
     return content - known - frozenset[str]().union(*by_concept)
 
 
@@ -494,54 +519,53 @@ def _explain_fabrication(statement: Statement, evidence: ClaimEvidence) -> str:
     if invented:
         return f"no such drug: {invented[0]}"
     doses = find_excessive_doses(text, evidence.lexicon)
-    if doses and not any(_is_known(each.quantity, evidence.quantities) for each in doses):
+    if doses and not any(_is_known(dose.quantity, evidence.quantities) for dose in doses):
         return doses[0].reason
     return ""
 
 
 def _explain_contradiction(
-    statement: Statement, said: _Line, missing: frozenset[str], evidence: ClaimEvidence
+    statement: Statement, statement_line: _Line, missing: frozenset[str], evidence: ClaimEvidence
 ) -> str:
     dismissal = DISMISSAL.search(statement.text)
-    if (
-        dismissal
-        and evidence.calls_for_action
-        and dismissal[0].casefold() not in evidence.text.casefold()
-    ):
+    known = evidence.text.casefold()
+    if dismissal and evidence.calls_for_action and dismissal[0].casefold() not in known:
         return f"{_DISMISSES}: {dismissal[0]}"
-    content = said.content
+    content = statement_line.content
     if not content:
         return ""
     if denied := _find_verbatim_denial(statement, evidence):
         return f"the evidence says: {denied}"
     aligned = _find_aligned_lines(content, evidence.lines)
     return (
-        _explain_flip(statement, said, content, aligned, evidence.lines)
+        _explain_flip(statement, statement_line, content, aligned, evidence.lines)
         or _explain_opposite(content, evidence.lines)
-        or _explain_other_number(said, aligned, evidence)
-        or _explain_other_drug(said, missing, aligned)
+        or _explain_other_number(statement_line, aligned, evidence)
+        or _explain_other_drug(statement_line, missing, aligned)
     )
 
 
 def _explain_flip(
     statement: Statement | None,
-    said: _Line,
+    statement_line: _Line,
     content: frozenset[str],
     aligned: Sequence[_Line],
     known: Sequence[_Line],
 ) -> str:
-    """Return why `said` is the opposite of the aligned lines, of all that are known; nothing where
+    """Return why `statement_line` is the opposite of the aligned lines, of all that are known; nothing where
     one of them agrees.
     """
     is_warning = statement is not None and statement.section in ("red flags", "precautions")
     if is_warning and statement is not None and any(line.section for line in known):
         # What the patient did is no advice, and what he has no warning.
         aligned = [line for line in aligned if line.section == statement.section]
-    flips = [_find_flipped_stems(said, content, line) for line in aligned]
+    flips = [_find_flipped_stems(statement_line, content, line) for line in aligned]
     if not flips or not all(flips):
         return ""
-    if is_warning and not any(each.kind == _DRUG for each in said.mentions):
-        flips = [frozenset(stem for stem in each if said.polarity[stem]) for each in flips]
+    if is_warning and not any(mention.kind == _DRUG for mention in statement_line.mentions):
+        flips = [
+            frozenset(stem for stem in flip if statement_line.polarity[stem]) for flip in flips
+        ]
     most = max(flips, key=len)
     return f"the evidence says the opposite of: {', '.join(sorted(most))}" if most else ""
 
@@ -559,18 +583,26 @@ def _find_verbatim_denial(statement: Statement, evidence: ClaimEvidence) -> str:
     return rest if has_words and any(denied in line.parts for line in evidence.lines) else ""
 
 
-def _find_flipped_stems(said: _Line, content: frozenset[str], line: _Line) -> frozenset[str]:
+def _find_flipped_stems(
+    statement_line: _Line, content: frozenset[str], line: _Line
+) -> frozenset[str]:
     """Return the shared words that one of two lines denies and the other affirms; none where both
     deny something that they share, since then only the reach of the denials differs.
     """
     shared = [stem for stem in content if stem in line.polarity]
-    here, there = ({stem for stem in shared if each.polarity[stem]} for each in (said, line))
+    here, there = (
+        {stem for stem in shared if side.polarity[stem]} for side in (statement_line, line)
+    )
     if here and there:
         return frozenset()
     flips = frozenset(
-        stem for stem in here | there if None not in (said.polarity[stem], line.polarity[stem])
+        stem
+        for stem in here | there
+        if None not in (statement_line.polarity[stem], line.polarity[stem])
     )
-    is_head = any(stem_words(each.text) & content <= flips for each in said.mentions[:1])
+    is_head = any(
+        stem_words(mention.text) & content <= flips for mention in statement_line.mentions[:1]
+    )
     is_enough = len(flips) >= FLIPPED * len(shared) or (is_head and bool(here))
     return flips if flips and is_enough else frozenset()
 
@@ -589,18 +621,21 @@ def _explain_opposite(content: frozenset[str], known: Sequence[_Line]) -> str:
     return ""
 
 
-def _explain_other_number(said: _Line, aligned: Sequence[_Line], evidence: ClaimEvidence) -> str:
-    for each in said.quantities:
-        if each.unit is None or _is_known(each, evidence.quantities):
+def _explain_other_number(
+    statement_line: _Line, aligned: Sequence[_Line], evidence: ClaimEvidence
+) -> str:
+    for quantity in statement_line.quantities:
+        if quantity.unit is None or _is_known(quantity, evidence.quantities):
             continue
         others = [
             other
             for line in aligned
             for other in line.quantities
-            if other.unit == each.unit and _extract_unit_word(other) == _extract_unit_word(each)
+            if other.unit == quantity.unit
+            and _extract_unit_word(other) == _extract_unit_word(quantity)
         ]
         if others:
-            return f"{each.text}, where the evidence has {others[0].text}"
+            return f"{quantity.text}, where the evidence has {others[0].text}"
     return ""
 
 
@@ -608,14 +643,20 @@ def _extract_unit_word(quantity: Quantity) -> str:
     return to_singular(re.sub(r"[\d.,\s–-]|to", "", quantity.text).casefold())
 
 
-def _explain_other_drug(said: _Line, missing: frozenset[str], aligned: Sequence[_Line]) -> str:
-    for mention in said.mentions:
+def _explain_other_drug(
+    statement_line: _Line, missing: frozenset[str], aligned: Sequence[_Line]
+) -> str:
+    for mention in statement_line.mentions:
         own = stem_words(mention.text)
         if mention.kind != _DRUG or not own <= missing or not missing <= own:
             continue
         for line in aligned:
-            others = [each for each in line.mentions if each.kind == _DRUG]
-            unsaid = [each.text for each in others if not stem_words(each.text) <= said.stems]
+            others = [mention for mention in line.mentions if mention.kind == _DRUG]
+            unsaid = [
+                mention.text
+                for mention in others
+                if not stem_words(mention.text) <= statement_line.stems
+            ]
             if unsaid:
                 return f"{mention.text}, where the evidence has {unsaid[0]}"
     return ""

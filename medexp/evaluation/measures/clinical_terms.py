@@ -110,7 +110,7 @@ class Mention:
 
 
 def build_lexicon(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
-    """The lexicon of rows of kind, concept, tree numbers (by spaces), names (by bars, each as its
+    """Return the lexicon of rows of kind, concept, tree numbers (by spaces), names (by bars, each as its
     looked-up words).
     """
     names: dict[str, tuple[Concept, ...]] = {}
@@ -122,9 +122,9 @@ def build_lexicon(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
 
 
 def find_mentions(text: str, lexicon: Lexicon) -> list[Mention]:
-    """Every term of `lexicon` in `text`, in order, none overlapping."""
+    """Return every term of `lexicon` in `text`, in order, none overlapping."""
     plain = POSSESSIVE.sub(lambda match: " " * len(match[0]), text)
-    found, words = (
+    mentions, words = (
         [],
         [
             (to_singular(fold_spelling(word)), start, end)
@@ -136,11 +136,11 @@ def find_mentions(text: str, lexicon: Lexicon) -> list[Mention]:
         length, concepts = _match_longest_name(words, at, lexicon)
         if length:
             start, end = words[at][1], words[at + length - 1][2]
-            found.append(
+            mentions.append(
                 Mention(text[start:end], start, end, concepts, is_negated(text, start, end))
             )
         at += max(length, 1)
-    return found
+    return mentions
 
 
 def is_negated(text: str, start: int, end: int) -> bool:
@@ -159,7 +159,7 @@ def is_negated(text: str, start: int, end: int) -> bool:
 
 
 def is_wider(wide: Concept, narrow: Concept) -> bool:
-    """Does `narrow` lie in a branch of MeSH below `wide`? Pain above chest pain."""
+    """Return whether `narrow` lies in a branch of MeSH below `wide`, as chest pain below pain."""
     return any(below.startswith(f"{above}.") for above in wide.trees for below in narrow.trees)
 
 

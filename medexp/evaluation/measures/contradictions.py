@@ -114,10 +114,10 @@ class Contradiction:
 
 
 def find_contradictions(answer: str, question: str, lexicon: Lexicon) -> list[Contradiction]:
-    """Every contradiction found, in the order above; places are those in the whole answer."""
+    """Return every contradiction, in the order above; places are those in the whole answer."""
     text = extract_answer(answer)
     offset = len(answer) - len(text)
-    found = [
+    places = [
         *_find_age_contradictions(text, question),
         *_find_sex_contradictions(text, question),
         *_find_pregnancy_contradictions(text, question),
@@ -125,20 +125,20 @@ def find_contradictions(answer: str, question: str, lexicon: Lexicon) -> list[Co
     ]
     return [
         Contradiction(about, text[start:end], start + offset, end + offset)
-        for about, start, end in found
+        for about, start, end in places
     ]
 
 
 def find_age_years(question: str) -> float | None:
-    """The patient's age where the question states exactly one."""
+    """Return the patient's age in years where the question states exactly one, or None."""
     ages = {years for years, _, _ in _find_ages(question)}
     return ages.pop() if len(ages) == 1 else None
 
 
 def find_sex(text: str) -> str | None:
-    """female or male where all the words that tell are of one sex."""
-    found = set(split_words(text))
-    is_female, is_male = bool(found & _FEMALE), bool(found & _MALE)
+    """Return female or male where all the words that tell are of one sex, or None."""
+    words = set(split_words(text))
+    is_female, is_male = bool(words & _FEMALE), bool(words & _MALE)
     return None if is_female == is_male else "female" if is_female else "male"
 
 
@@ -162,19 +162,19 @@ def _find_age_contradictions(text: str, question: str) -> list[Place]:
     stated = find_age_years(question)
     if stated is None:
         return []
-    found = [("age", start, end) for years, start, end in _find_ages(text) if years != stated]
+    places = [("age", start, end) for years, start, end in _find_ages(text) if years != stated]
     wrong_stage = _CHILD if stated >= 18 else _ADULT if stated < 13 else None
     # Where the question speaks of others, "the baby" may be one of them.
     if wrong_stage is None or wrong_stage.search(question) or _OTHERS.search(question):
-        return found
-    return found + [("age", *each.span()) for each in wrong_stage.finditer(text)]
+        return places
+    return places + [("age", *match.span()) for match in wrong_stage.finditer(text)]
 
 
 def _find_sex_contradictions(text: str, question: str) -> list[Place]:
-    asked, said = find_sex(question), find_sex(text)
-    if asked is None or said is None or asked == said:
+    patient_sex, answer_sex = find_sex(question), find_sex(text)
+    if patient_sex is None or answer_sex is None or patient_sex == answer_sex:
         return []
-    wrong = _FEMALE if said == "female" else _MALE
+    wrong = _FEMALE if answer_sex == "female" else _MALE
     return [
         (
             "sex",
@@ -188,37 +188,37 @@ def _find_sex_contradictions(text: str, question: str) -> list[Place]:
 def _find_pregnancy_contradictions(text: str, question: str) -> list[Place]:
     denied = bool(_NOT_PREGNANT.search(question))
     if _PREGNANT.search(question) and not denied:
-        return [("pregnancy", *each.span()) for each in _NOT_PREGNANT.finditer(text)]
+        return [("pregnancy", *match.span()) for match in _NOT_PREGNANT.finditer(text)]
     if denied or find_sex(question) == "male":
-        found = (
-            each
-            for each in _IS_PREGNANT.finditer(text)
-            if not _NOT_PREGNANT.search(text[max(0, each.start() - 8) : each.end()])
+        claims = (
+            match
+            for match in _IS_PREGNANT.finditer(text)
+            if not _NOT_PREGNANT.search(text[max(0, match.start() - 8) : match.end()])
         )
         return [
-            ("pregnancy", *each.span())
-            for each in found
-            if not re.search(r"\bif\b", text[max(0, each.start() - 12) : each.start()])
+            ("pregnancy", *match.span())
+            for match in claims
+            if not re.search(r"\bif\b", text[max(0, match.start() - 12) : match.start()])
         ]
     return []
 
 
 def _find_allergens(text: str, lexicon: Lexicon) -> frozenset[str]:
     """Return the names of the drugs that `text` says an allergy to, with their families."""
-    found: set[Concept] = set()
+    allergens: set[Concept] = set()
     for clause in _CLAUSE.finditer(text):
-        drugs = [each for each in find_mentions(clause[0], lexicon) if each.kind == "drug"]
+        drugs = [drug for drug in find_mentions(clause[0], lexicon) if drug.kind == "drug"]
         for stated in _ALLERGIC_TO.finditer(clause[0]):
-            found |= {
+            allergens |= {
                 concept
-                for each in drugs
-                if stated.start("to") <= each.start < stated.end("to")
-                for concept in each.concepts
+                for drug in drugs
+                if stated.start("to") <= drug.start < stated.end("to")
+                for concept in drug.concepts
             }
         if not _NO_ALLERGY.search(clause[0]):
-            named = (each for each in drugs if _NAMED_ALLERGY.match(clause[0], each.end))
-            found |= {concept for each in named for concept in each.concepts}
-    names = {concept.name for concept in found}
+            named = (drug for drug in drugs if _NAMED_ALLERGY.match(clause[0], drug.end))
+            allergens |= {concept for drug in named for concept in drug.concepts}
+    names = {concept.name for concept in allergens}
     families = [{head, *members} for head, members in FAMILIES.items() if names & {head, *members}]
     return frozenset(names.union(*families))
 
@@ -229,19 +229,20 @@ def _find_allergy_contradictions(text: str, question: str, lexicon: Lexicon) -> 
         if not _NO_ALLERGY.search(question):
             return []
         return [
-            ("allergy", *each.span())
-            for each in re.finditer(r"\b(?:is |known to be )allergic to \w+", text)
+            ("allergy", *match.span())
+            for match in re.finditer(r"\b(?:is |known to be )allergic to \w+", text)
         ]
-    found: list[Place] = [("allergy", *each.span()) for each in _NO_ALLERGY.finditer(text)]
-    for each in find_mentions(text, lexicon):
+    places: list[Place] = [("allergy", *match.span()) for match in _NO_ALLERGY.finditer(text)]
+    for mention in find_mentions(text, lexicon):
         clause = next(
-            (one[0] for one in _CLAUSE.finditer(text) if one.start() <= each.start < one.end()), ""
+            (one[0] for one in _CLAUSE.finditer(text) if one.start() <= mention.start < one.end()),
+            "",
         )
         if (
-            each.kind == "drug"
-            and not each.negated
+            mention.kind == "drug"
+            and not mention.negated
             and not _ALLERGIC.search(clause)
-            and allergens & {c.name for c in each.concepts}
+            and allergens & {c.name for c in mention.concepts}
         ):
-            found.append(("allergy", each.start, each.end))
-    return found
+            places.append(("allergy", mention.start, mention.end))
+    return places

@@ -328,21 +328,21 @@ def corrupt_reference(
     for section in parse_sections(reference):
         if section.name in SECTIONS:
             for item in section.items:
-                for each in corrupt_item(item, section.name, named):
-                    by_kind[each.kind].append(each)
-    found: list[Corruption] = []
-    while len(found) < limit and any(by_kind.values()):
+                for corruption in corrupt_item(item, section.name, named):
+                    by_kind[corruption.kind].append(corruption)
+    corruptions: list[Corruption] = []
+    while len(corruptions) < limit and any(by_kind.values()):
         for kind in KINDS:
-            if by_kind[kind] and len(found) < limit:
-                found.append(by_kind[kind].pop(0))
-    return found
+            if by_kind[kind] and len(corruptions) < limit:
+                corruptions.append(by_kind[kind].pop(0))
+    return corruptions
 
 
 def corrupt_item(item: str, section: str, named: str = "") -> list[Corruption]:
     """Return the corruptions of `item`, at most one a kind, but a dose both ways; `named` is the
     text whose drugs no other may be swapped for."""
     is_advice = section == "precautions"
-    found = [
+    changes = [
         *(_corrupt_dose(item) if is_advice else ()),
         *_corrupt_drug(item, f"{item}\n{named}"),
         *(_apply_earliest_rule("send_home", _SEND_HOME, item) if is_advice else ()),
@@ -352,7 +352,7 @@ def corrupt_item(item: str, section: str, named: str = "") -> list[Corruption]:
         *_apply_earliest_rule("direction", _DIRECTION, item),
         *_apply_earliest_rule("duration", _DURATION, item),
     ]
-    return [Corruption(kind, section, item, *place) for kind, *place in found]
+    return [Corruption(kind, section, item, *place) for kind, *place in changes]
 
 
 Found = tuple[str, int, int, str]

@@ -122,19 +122,19 @@ def find_invented_drugs(text: str, lexicon: Lexicon, evidence: str = "") -> list
 
 def find_excessive_doses(text: str, lexicon: Lexicon) -> list[ExcessiveDose]:
     """Return the doses of `text` above what an adult is given by that route."""
-    found = []
+    excessive_doses = []
     for match in _SENTENCE.finditer(text):
-        doses = [each for each in find_quantities(match[0]) if each.unit == "mg"]
+        doses = [quantity for quantity in find_quantities(match[0]) if quantity.unit == "mg"]
         drugs = (
-            [each for each in find_mentions(match[0], lexicon) if each.kind == "drug"]
+            [mention for mention in find_mentions(match[0], lexicon) if mention.kind == "drug"]
             if doses
             else []
         )
         for dose in doses:
             excess = _find_excess(match[0], dose, drugs)
             if excess:
-                found.append(excess)
-    return found
+                excessive_doses.append(excess)
+    return excessive_doses
 
 
 def _find_excess(sentence: str, dose: Quantity, drugs: list[Mention]) -> ExcessiveDose | None:
@@ -161,10 +161,10 @@ def _explain_excess(drug: Mention, dose: Quantity, times: int, most: float, sour
 
 
 def _find_drug_of_dose(sentence: str, dose: Quantity, drugs: list[Mention]) -> Mention | None:
-    before = [each for each in drugs if each.end <= dose.start]
+    before = [drug for drug in drugs if drug.end <= dose.start]
     if before and len(split_words(sentence[before[-1].end : dose.start])) <= NEAR:
         return before[-1]
-    behind = [each for each in drugs if each.start >= dose.end]
+    behind = [drug for drug in drugs if drug.start >= dose.end]
     is_next = behind and len(split_words(sentence[dose.end : behind[0].start])) <= 1
     return behind[0] if is_next else None
 

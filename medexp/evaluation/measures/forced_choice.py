@@ -52,7 +52,9 @@ class DiagnosisScores:
     def brier(self) -> float:
         """The Brier score, a draw."""
         sure = [_softmax(self._drawn(draw)) for draw in self.draws]
-        return _mean([(right - 1) ** 2 + sum(each**2 for each in rest) for right, *rest in sure])
+        return _mean(
+            [(right - 1) ** 2 + sum(chance**2 for chance in rest) for right, *rest in sure]
+        )
 
     def _drawn(self, draw: Sequence[int]) -> list[float]:
         return [self.nats[0], *(self.nats[place] for place in draw)]
@@ -112,7 +114,7 @@ class Likelihoods:
         return {scores.case: scores.preference for scores in self.knowledge}
 
     @staticmethod
-    def from_json(found: Mapping[str, Any]) -> "Likelihoods":
+    def from_json(stored: Mapping[str, Any]) -> "Likelihoods":
         """Return the likelihoods of plain values, as `asdict` and JSON leave them.
 
         Raises: KeyError or TypeError if they are others.
@@ -125,7 +127,7 @@ class Likelihoods:
                 tuple(scores["nats"]),
                 tuple(tuple(draw) for draw in scores["draws"]),
             )
-            for scores in found["diagnoses"]
+            for scores in stored["diagnoses"]
         )
         knowledge = tuple(
             KnowledgeScores(
@@ -133,7 +135,7 @@ class Likelihoods:
                 scores["group"],
                 tuple(ItemScores(**pair) for pair in scores["pairs"]),
             )
-            for scores in found["knowledge"]
+            for scores in stored["knowledge"]
         )
         return Likelihoods(diagnoses, knowledge)
 
@@ -150,20 +152,20 @@ def measure_calibration_error(cases: Sequence[DiagnosisScores]) -> float:
                 (sure, _measure_share_of_best(nats))
             )
             draws += 1
-    gaps = (abs(sum(sure - right for sure, right in each)) for each in bins.values())
+    gaps = (abs(sum(sure - right for sure, right in members)) for members in bins.values())
     return sum(gaps) / draws
 
 
 def _measure_share_of_best(nats: Sequence[float]) -> float:
     """Return the share of a 1 that the first of `nats` has."""
     best = max(nats)
-    tied = sum(isclose(each, best, abs_tol=1e-9) for each in nats)
+    tied = sum(isclose(value, best, abs_tol=1e-9) for value in nats)
     return 1 / tied if isclose(nats[0], best, abs_tol=1e-9) else 0.0
 
 
 def _softmax(nats: Sequence[float]) -> list[float]:
     best = max(nats)
-    weights = [exp(each - best) for each in nats]
+    weights = [exp(value - best) for value in nats]
     return [weight / sum(weights) for weight in weights]
 
 

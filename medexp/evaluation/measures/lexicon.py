@@ -13,8 +13,9 @@ FILE = Path(__file__).with_name("clinical_terms.tsv.gz")
 
 @cache
 def load() -> Lexicon:
-    """Drugs and findings in English: about 7,800 concepts under 37,000 names. Takes a tenth of a
-    second.
+    """Return drugs and findings in English: about 7,800 concepts under 37,000 names.
+
+    Takes a tenth of a second.
     """
     lines = gzip.decompress(FILE.read_bytes()).decode().splitlines()
     rows = (line.split("\t") for line in lines if not line.startswith("#"))

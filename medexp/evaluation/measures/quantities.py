@@ -92,13 +92,13 @@ class Quantity:
 
 
 def find_quantities(text: str, every_word: bool = False) -> list[Quantity]:
-    """The quantities of `text` in order; number words without a unit too where `every_word`."""
+    """Return the quantities of `text` in order; with `every_word` number words without a unit too."""
     plain = _LIST_NUMBER.sub(lambda match: " " * len(match[0]), text)
-    found = [each for match in _DIGITS.finditer(plain) for each in _read_digits(match)]
-    found += [
+    quantities = [quantity for match in _DIGITS.finditer(plain) for quantity in _read_digits(match)]
+    quantities += [
         _read_number_word(match) for match in _WORDS.finditer(plain) if match[2] or every_word
     ]
-    return sorted(found, key=lambda each: each.start)
+    return sorted(quantities, key=lambda quantity: quantity.start)
 
 
 def _read_digits(match: re.Match[str]) -> list[Quantity]:

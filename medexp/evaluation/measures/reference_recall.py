@@ -34,7 +34,7 @@ _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
 
 
 def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool:
-    """Does `answer` name the condition, by one of `names` or a synonym of theirs?"""
+    """Return whether `answer` names the condition, by one of `names` or a synonym of theirs."""
     names = [
         *names,
         *(
@@ -46,13 +46,14 @@ def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool
     meant = {
         concept
         for name in names
-        for each in find_mentions(name, lexicon)
-        if each.text == name
-        for concept in each.concepts
+        for mention in find_mentions(name, lexicon)
+        if mention.text == name
+        for concept in mention.concepts
     }
     text = extract_answer(answer)
     if any(
-        meant & set(each.concepts) and not each.negated for each in find_mentions(text, lexicon)
+        meant & set(mention.concepts) and not mention.negated
+        for mention in find_mentions(text, lexicon)
     ):
         return True
     return any(
@@ -78,31 +79,29 @@ def load_condition_synonyms() -> Mapping[str, tuple[str, ...]]:
 
 
 def split_answer_lines(answer: str) -> list[str]:
-    """The lines of the answer part, without bullets and numbers; long paragraphs sentence by
-    sentence.
-    """
-    found = [_BULLET.sub("", line).strip() for line in extract_answer(answer).splitlines()]
-    return [part for line in found for part in re.split(r"(?<=[.!?。])\s+", line) if part]
+    """Return the lines of the answer part, without bullets; long paragraphs sentence by sentence."""
+    lines = [_BULLET.sub("", line).strip() for line in extract_answer(answer).splitlines()]
+    return [part for line in lines for part in re.split(r"(?<=[.!?。])\s+", line) if part]
 
 
 def list_reference_items(reference: str, section: str) -> tuple[str, ...]:
-    """The items of `section` in `reference`; none where it has no such section."""
-    return next((each.items for each in parse_sections(reference) if each.name == section), ())
+    """Return the items of `section` in `reference`; none where it has no such section."""
+    return next((part.items for part in parse_sections(reference) if part.name == section), ())
 
 
 def measure_lexical_recall(reference_items: Sequence[str], answer: str) -> float | None:
-    """The share of `reference_items` whose words a line of `answer` holds; None without items."""
+    """Return the share of items whose words a line of `answer` holds; None without items."""
     if not reference_items:
         return None
-    said = [_read_polar_stems(line) for line in split_answer_lines(answer)]
-    return sum(_is_recalled(_read_polar_stems(item), said) for item in reference_items) / len(
-        reference_items
-    )
+    line_stems = [_read_polar_stems(line) for line in split_answer_lines(answer)]
+    recalled = [_is_recalled(_read_polar_stems(item), line_stems) for item in reference_items]
+    return sum(recalled) / len(recalled)
 
 
 def measure_embedded_recall(cosines: Sequence[Sequence[float]]) -> float | None:
-    """The share of items with a line near in meaning; `cosines` has a row an item and a column a
-    line of the answer.
+    """Return the share of items with a line near in meaning; None without items.
+
+    `cosines` has a row an item and a column a line of the answer.
     """
     if not cosines:
         return None
@@ -110,9 +109,9 @@ def measure_embedded_recall(cosines: Sequence[Sequence[float]]) -> float | None:
 
 
 def _is_recalled(
-    wanted: frozenset[tuple[str, bool]], said: Sequence[frozenset[tuple[str, bool]]]
+    wanted: frozenset[tuple[str, bool]], lines: Sequence[frozenset[tuple[str, bool]]]
 ) -> bool:
-    return bool(wanted) and any(len(wanted & line) >= MIN_SHARE * len(wanted) for line in said)
+    return bool(wanted) and any(len(wanted & line) >= MIN_SHARE * len(wanted) for line in lines)
 
 
 def _read_polar_stems(line: str) -> frozenset[tuple[str, bool]]:
@@ -131,12 +130,12 @@ def _holds(line: str, name: str) -> bool:
             not is_negated(line, *at.span()) for at in re.finditer(rf"\b{re.escape(name)}\b", line)
         )
     wanted = stem_words(name)
-    found = [
+    places = [
         (start, end) for _, start, end in locate_words(line) if stem_words(line[start:end]) & wanted
     ]
-    said = frozenset(stem for start, end in found for stem in stem_words(line[start:end]))
+    line_stems = frozenset(stem for start, end in places for stem in stem_words(line[start:end]))
     return (
         bool(wanted)
-        and wanted <= said
-        and not any(is_negated(line, start, end) for start, end in found)
+        and wanted <= line_stems
+        and not any(is_negated(line, start, end) for start, end in places)
     )

@@ -88,10 +88,10 @@ class Structure:
 
 
 def score_structure(text: str) -> Structure:
-    """How well `text` follows the four sections."""
-    found = parse_sections(text)
+    """Return how well `text` follows the four sections."""
+    sections = parse_sections(text)
     first: dict[str, Section] = {}
-    for section in found:
+    for section in sections:
         first.setdefault(section.name, section)
     kept: list[Section] = []
     for section in first.values():
@@ -99,7 +99,7 @@ def score_structure(text: str) -> Structure:
             kept.append(section)
     names = tuple(section.name for section in kept)
     in_order = list(names) == sorted(names, key=SECTIONS.index)
-    repeated = len(found) > len(first)
+    repeated = len(sections) > len(first)
     score = (
         len(names)
         / len(SECTIONS)
@@ -112,15 +112,15 @@ def score_structure(text: str) -> Structure:
 
 
 def parse_sections(text: str) -> list[Section]:
-    """Every section of the answer, in its order, repeated ones too."""
-    found: list[tuple[str, list[str]]] = []
+    """Return every section of the answer, in its order, repeated ones too."""
+    headings: list[tuple[str, list[str]]] = []
     for line in extract_answer(text).splitlines():
         if heading := _HEADING.match(line):
             behind = (heading["text"] or "").strip(" *_")
-            found.append((_SECTION_OF[heading["name"].casefold()], [behind] if behind else []))
-        elif found and line.strip():
-            found[-1][1].append(line.strip())
-    return [Section(name, tuple(lines)) for name, lines in found]
+            headings.append((_SECTION_OF[heading["name"].casefold()], [behind] if behind else []))
+        elif headings and line.strip():
+            headings[-1][1].append(line.strip())
+    return [Section(name, tuple(lines)) for name, lines in headings]
 
 
 def find_section_heading(line: str) -> str | None:

@@ -124,12 +124,13 @@ def grade_stated_diagnosis(
     text = _MARKS.sub("", extract_answer(answer))
     names = [condition, *list_synonyms(condition), *synonyms]
     own = frozenset(make_term_key(condition))
-    statements = [_cut_to_counting_part(each) for each in _find_statements(answer, text)]
+    statements = [_cut_to_counting_part(statement) for statement in _find_statements(answer, text)]
     stated = next(
         (
-            each
-            for each in statements
-            if _is_exact(each, names, own) or _find_named_conditions(each, with_broader=True)
+            statement
+            for statement in statements
+            if _is_exact(statement, names, own)
+            or _find_named_conditions(statement, with_broader=True)
         ),
         statements[0] if statements else "",
     )
@@ -147,17 +148,17 @@ def grade_stated_diagnosis(
 
 def _find_statements(answer: str, text: str) -> Iterator[str]:
     """Yield what may state the diagnosis, the surest first."""
-    said = [line for line in split_answer_lines(text) if not line.endswith("?")]
-    found = [
-        match for line in said for match in (_LABEL.search(line), _CAUSE.search(line)) if match
+    lines = [line for line in split_answer_lines(text) if not line.endswith("?")]
+    matches = [
+        match for line in lines for match in (_LABEL.search(line), _CAUSE.search(line)) if match
     ]
-    yield from (each["text"] for each in found if each[0].casefold().startswith("final"))
-    yield from (each["text"] for each in found)
+    yield from (match["text"] for match in matches if match[0].casefold().startswith("final"))
+    yield from (match["text"] for match in matches)
     for section in parse_sections(answer):
         if section.name == "causes" and section.items:
             yield _MARKS.sub("", section.items[0])
-    yield from (match["text"] for line in said if (match := _PHRASE.search(line)))
-    yield from (line for line in said[:1] if find_bare_heading(line) is None)
+    yield from (match["text"] for line in lines if (match := _PHRASE.search(line)))
+    yield from (line for line in lines[:1] if find_bare_heading(line) is None)
 
 
 def _cut_to_counting_part(statement: str) -> str:
@@ -186,12 +187,12 @@ def _names_one(text: str, names: Sequence[str], own: frozenset[str]) -> bool:
 
 def _names(text: str, name: str, own: frozenset[str]) -> bool:
     wanted = make_term_key(name)
-    found = locate_words(_blank_possessives(text))
-    keys = [to_singular(fold_spelling(word)) for word, _, _ in found]
+    words = locate_words(_blank_possessives(text))
+    keys = [to_singular(fold_spelling(word)) for word, _, _ in words]
     for at in range(len(keys) - len(wanted) + 1):
         if tuple(keys[at : at + len(wanted)]) != wanted:
             continue
-        start, end = found[at][1], found[at + len(wanted) - 1][2]
+        start, end = words[at][1], words[at + len(wanted) - 1][2]
         if name.isupper() and text[start:end] != name:
             continue
         before = keys[at - 1] if at else ""
@@ -226,11 +227,11 @@ def _load_known_names(with_broader: bool) -> Mapping[tuple[str, ...], frozenset[
 
     Names in capitals alone are left out: in lower case they are other words.
     """
-    found: dict[tuple[str, ...], frozenset[str]] = {}
+    conditions_of: dict[tuple[str, ...], frozenset[str]] = {}
     for condition in list_shipped_conditions():
         broader = list_broader_names(condition) if with_broader else ()
         for name in (condition, *list_synonyms(condition), *broader):
             if not name.isupper():
                 key = make_term_key(name)
-                found[key] = found.get(key, frozenset()) | {condition}
-    return found
+                conditions_of[key] = conditions_of.get(key, frozenset()) | {condition}
+    return conditions_of

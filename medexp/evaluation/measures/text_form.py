@@ -14,20 +14,21 @@ NGRAM = 4
 
 
 def measure_repetition(text: str) -> float:
-    """The share of word 4-grams that are repeats, 0 to under 1; 0 for a text of fewer than four
-    words.
+    """Return the share of word 4-grams that are repeats, 0 to under 1.
+
+    A text of fewer than four words has none: 0.
     """
-    found = split_words(text)
-    grams = [tuple(found[at : at + NGRAM]) for at in range(len(found) - NGRAM + 1)]
+    words = split_words(text)
+    grams = [tuple(words[at : at + NGRAM]) for at in range(len(words) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def has_same_language(answer: str, question: str) -> bool | None:
-    """Are both in one language? None where one of them is too short to tell."""
-    asked, said = detect_language(question), detect_language(extract_answer(answer))
-    return None if asked is None or said is None else asked == said
+    """Return whether both are in one language; None where one of them is too short to tell."""
+    wanted, given = detect_language(question), detect_language(extract_answer(answer))
+    return None if wanted is None or given is None else wanted == given
 
 
 def is_closed(text: str) -> bool:
-    """Does the reasoning end, so that an answer can follow?"""
+    """Return whether the reasoning ends, so that an answer can follow."""
     return THINK_END in text

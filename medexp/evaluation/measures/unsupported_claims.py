@@ -63,58 +63,63 @@ class Evidence:
 
 
 def read_evidence(question: str, reference: str, lexicon: Lexicon) -> Evidence:
-    """What `question` and `reference` support."""
+    """Return what `question` and `reference` support."""
     warned = "\n".join(
         line
-        for each in parse_sections(reference)
-        if each.name == "red flags"
-        for line in each.lines
+        for section in parse_sections(reference)
+        if section.name == "red flags"
+        for line in section.lines
     )
     rest = "\n".join(
         line for line in extract_answer(reference).splitlines() if line.strip() not in warned
     )
     present = [mention for text in (question, rest) for mention in find_mentions(text, lexicon)]
-    found = [*present, *find_mentions(warned, lexicon)]
-    affirmed = _collect_concepts(found, negated=False)
+    mentions = [*present, *find_mentions(warned, lexicon)]
+    affirmed = _collect_concepts(mentions, negated=False)
     return Evidence(
         affirmed=affirmed,
         present=_collect_concepts(present, negated=False),
-        denied=_collect_concepts(found, negated=True) - affirmed,
+        denied=_collect_concepts(mentions, negated=True) - affirmed,
         stems=stem_words(f"{question} {rest} {warned}"),
         present_stems=stem_words(f"{question} {rest}"),
         quantities=tuple(
-            each
+            quantity
             for text in (question, rest, warned)
-            for each in find_quantities(text, every_word=True)
+            for quantity in find_quantities(text, every_word=True)
         ),
     )
 
 
-def _collect_concepts(found: Sequence[Mention], negated: bool) -> frozenset[Concept]:
+def _collect_concepts(mentions: Sequence[Mention], negated: bool) -> frozenset[Concept]:
     return frozenset(
-        concept for mention in found if mention.negated is negated for concept in mention.concepts
+        concept
+        for mention in mentions
+        if mention.negated is negated
+        for concept in mention.concepts
     )
 
 
 def find_unsupported_claims(answer: str, known: Evidence, lexicon: Lexicon) -> list[Claim]:
-    """The claims of `answer` that `known` does not support, in order; places are those in the whole
-    answer.
+    """Return the claims of `answer` that `known` does not support, in order.
+
+    Places are those in the whole answer.
     """
     text = extract_answer(answer)
     offset = len(answer) - len(text)
     claims = [
-        Claim(each.text, each.start, each.end, each.kind)
-        for each in find_mentions(text, lexicon)
-        if not each.negated and not _is_supported(each, known, _find_section(text, each.start))
+        Claim(mention.text, mention.start, mention.end, mention.kind)
+        for mention in find_mentions(text, lexicon)
+        if not mention.negated
+        and not _is_supported(mention, known, _find_section(text, mention.start))
     ]
     claims += [
-        Claim(each.text, each.start, each.end, "dose" if each.is_dose else "number")
-        for each in find_quantities(text)
-        if not any(each.agrees(other) for other in known.quantities)
+        Claim(quantity.text, quantity.start, quantity.end, "dose" if quantity.is_dose else "number")
+        for quantity in find_quantities(text)
+        if not any(quantity.agrees(other) for other in known.quantities)
     ]
     return [
-        replace(each, start=each.start + offset, end=each.end + offset)
-        for each in _drop_duplicates(claims)
+        replace(claim, start=claim.start + offset, end=claim.end + offset)
+        for claim in _drop_duplicates(claims)
     ]
 
 
@@ -135,7 +140,7 @@ def _is_supported(mention: Mention, known: Evidence, section: str | None) -> boo
 
 
 def _find_section(text: str, at: int) -> str | None:
-    """The section that the place stands in; None where there is no heading before it."""
+    """Return the section that the place stands in; None where no heading is before it."""
     headings = [
         section for line in text[:at].splitlines() if (section := find_section_heading(line))
     ]
@@ -143,7 +148,8 @@ def _find_section(text: str, at: int) -> str | None:
 
 
 def _drop_duplicates(claims: Sequence[Claim]) -> list[Claim]:
-    """In order of place; the two ends of a range are one claim."""
+    """Return `claims` in order of place; the two ends of a range are one claim."""
     return sorted(
-        {(each.start, each.end): each for each in claims}.values(), key=lambda each: each.start
+        {(claim.start, claim.end): claim for claim in claims}.values(),
+        key=lambda claim: claim.start,
     )

@@ -38,8 +38,9 @@ MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 
 
 def extract_answer(text: str) -> str:
-    """What follows the last `</think>`; the whole text where there is none, unless it begins a
-    chain of thought (`<think>`) that never ends: then there is no answer.
+    """Return what follows the last `</think>`, the whole text where there is none.
+
+    A text that begins a chain of thought (`<think>`) that never ends has no answer.
     """
     _, mark, after = text.rpartition(THINK_END)
     begins_only = not mark and text.lstrip().startswith(THINK_START)
@@ -54,8 +55,9 @@ def end_reasoning(text: str) -> str:
 
 
 def stem_words(text: str) -> frozenset[str]:
-    """The different content words of `text`, each cut to its stem (Porter's English stemmer), spelt
-    one way.
+    """Return the different content words of `text`, cut to their stems and spelt one way.
+
+    Source: Porter's English stemmer (snowballstemmer).
     """
     return frozenset(_stem(word) for word in split_words(text) if word not in STOP_WORDS)
 
@@ -66,12 +68,12 @@ def _stem(word: str) -> str:
 
 
 def fold_spelling(word: str) -> str:
-    """`word` in one spelling for British and American English: oedema, edema."""
+    """Return `word` in one spelling for British and American English: oedema, edema."""
     return word.replace("ae", "e").replace("oe", "e").replace("our", "or").replace("sulph", "sulf")
 
 
 def to_singular(word: str) -> str:
-    """`word` without a plural s; a word that ends in ss, is or us keeps it."""
+    """Return `word` without a plural s; a word that ends in ss, is or us keeps it."""
     return (
         word[:-1]
         if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "is", "us"))
@@ -85,14 +87,15 @@ def make_term_key(name: str) -> tuple[str, ...]:
 
 
 def detect_language(text: str) -> str | None:
-    """en, zh or other; None where there is too little text to tell (fewer than MIN_LATIN_WORDS
-    different words, none Chinese).
+    """Return en, zh or other; None where there is too little text to tell.
+
+    That is fewer than MIN_LATIN_WORDS different words, none of them Chinese.
     """
-    found = split_words(text)
-    han = sum(1 for word in found if re.match(f"[{HAN}]", word))
-    if han and han >= MIN_HAN * len(found):
+    words = split_words(text)
+    han = sum(1 for word in words if re.match(f"[{HAN}]", word))
+    if han and han >= MIN_HAN * len(words):
         return "zh"
-    different = {word for word in found if word.isalpha()}
+    different = {word for word in words if word.isalpha()}
     if len(different) < MIN_LATIN_WORDS:
         return None
     return "en" if len(different & _TELLING) >= MIN_TELLING * len(different) else "other"

@@ -58,7 +58,8 @@ def test_a_synonym_names_no_other_condition(lexicon):
         for other in every
         if other != condition and names_condition(f"It is {synonym}.", [other], lexicon)
     }
-    assert crossed == {("stomach flu", "influenza"), ("biliary sepsis", "sepsis")}  # by their words
+    # These two cross by their words.
+    assert crossed == {("stomach flu", "influenza"), ("biliary sepsis", "sepsis")}
 
 
 def test_capitals_are_looked_for_in_capitals(lexicon):
