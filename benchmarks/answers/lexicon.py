@@ -199,9 +199,12 @@ def _dictionary(wheels: Path, name: str) -> dict[str, Any]:
 
 
 def _drugs(dictionary: dict[str, Any]) -> dict[str, tuple[list[str], set[str]]]:
-    """Return drugs that somebody is given: named by MedlinePlus or the NHS, with an article of their own,
-    or in MeSH and among the first entries of DrugBank, which are the marketed ones (hospital drugs
-    are found so alone); and MeSH's classes of drugs."""
+    """Return the drugs that somebody is given, and MeSH's classes of drugs.
+
+    A drug is given when MedlinePlus or the NHS names it and it has an article of its own, or when
+    it is in MeSH and among the first entries of DrugBank, which are the marketed ones (hospital
+    drugs are found so alone).
+    """
     data, found = dictionary["drug_canonical_to_data"], defaultdict(set)
     for name, concepts in dictionary["drug_variant_to_canonical"].items():
         for concept in concepts:

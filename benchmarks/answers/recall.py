@@ -53,7 +53,7 @@ def main() -> None:
 def _nearest(
     asked: Marked, answered: Marked, embedder: Embedder
 ) -> tuple[list[float], list[float]]:
-    """Return how near a line of the answer of `answered` comes to every item of `asked`'s reference.
+    """Return how near a line of `answered` comes to every item of the reference of `asked`.
 
     By words, and by meaning.
     """

@@ -552,8 +552,9 @@ def _explain_flip(
     aligned: Sequence[_Line],
     known: Sequence[_Line],
 ) -> str:
-    """Return why `statement_line` is the opposite of the aligned lines, of all that are known; nothing where
-    one of them agrees.
+    """Return why `statement_line` is the opposite of the aligned lines, of all that are known.
+
+    Nothing where one of them agrees.
     """
     is_warning = statement is not None and statement.section in ("red flags", "precautions")
     if is_warning and statement is not None and any(line.section for line in known):

@@ -110,8 +110,9 @@ class Mention:
 
 
 def build_lexicon(rows: Iterator[tuple[str, str, str, str]]) -> Lexicon:
-    """Return the lexicon of rows of kind, concept, tree numbers (by spaces), names (by bars, each as its
-    looked-up words).
+    """Return the lexicon of rows of kind, concept, tree numbers and names.
+
+    Tree numbers are parted by spaces, names by bars; a name is given as its looked-up words.
     """
     names: dict[str, tuple[Concept, ...]] = {}
     for kind, concept, trees, variants in rows:

@@ -92,7 +92,7 @@ class Quantity:
 
 
 def find_quantities(text: str, every_word: bool = False) -> list[Quantity]:
-    """Return the quantities of `text` in order; with `every_word` number words without a unit too."""
+    """Return the quantities of `text`; with `every_word` number words without a unit, too."""
     plain = _LIST_NUMBER.sub(lambda match: " " * len(match[0]), text)
     quantities = [quantity for match in _DIGITS.finditer(plain) for quantity in _read_digits(match)]
     quantities += [

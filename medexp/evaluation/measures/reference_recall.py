@@ -79,7 +79,7 @@ def load_condition_synonyms() -> Mapping[str, tuple[str, ...]]:
 
 
 def split_answer_lines(answer: str) -> list[str]:
-    """Return the lines of the answer part, without bullets; long paragraphs sentence by sentence."""
+    """Return the lines of the answer part without bullets, paragraphs sentence by sentence."""
     lines = [_BULLET.sub("", line).strip() for line in extract_answer(answer).splitlines()]
     return [part for line in lines for part in re.split(r"(?<=[.!?。])\s+", line) if part]
 
