@@ -225,7 +225,7 @@ def _contrast_measure(
 
 def _name_groups(record: Record, cases: Sequence[str]) -> list[str]:
     """Return the group of every case of `values_by_case`, whose names begin with their digest."""
-    groups = record.group_of_digest()
+    groups = record.map_groups_by_digest()
     return [groups.get(case.partition(" ")[0].rstrip(":"), case) for case in cases]
 
 

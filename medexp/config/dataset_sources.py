@@ -165,4 +165,4 @@ def _list_options() -> list[str]:
 
 
 def _extract_source_fields(source: Source) -> dict[str, Any]:
-    return {each.name: getattr(source, each.name) for each in fields(Source)}
+    return {key.name: getattr(source, key.name) for key in fields(Source)}

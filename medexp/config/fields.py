@@ -83,19 +83,19 @@ class Group(SetOnce):
 
     def __post_init__(self) -> None:
         problems = [
-            f"{self.inside}{each.name}={_format_number(value)} is out of range: allowed is"
-            f" {describe_range(dict(each.metadata))}"
-            for each in fields(self)
-            if "low" in each.metadata
-            and isinstance(value := getattr(self, each.name), int | float)
-            and _is_outside(value, dict(each.metadata))
+            f"{self.inside}{key.name}={_format_number(value)} is out of range: allowed is"
+            f" {describe_range(dict(key.metadata))}"
+            for key in fields(self)
+            if "low" in key.metadata
+            and isinstance(value := getattr(self, key.name), int | float)
+            and _is_outside(value, dict(key.metadata))
         ]
         # OmegaConf does not check what ${another.key} puts in the place of a list or a mapping.
         problems += [
-            f"{self.inside}{each.name}={value} is not allowed: allowed is a {kind.__name__}"
-            for each in fields(self)
-            if (kind := get_origin(each.type)) in (list, dict)
-            and (value := getattr(self, each.name)) != MISSING
+            f"{self.inside}{key.name}={value} is not allowed: allowed is a {kind.__name__}"
+            for key in fields(self)
+            if (kind := get_origin(key.type)) in (list, dict)
+            and (value := getattr(self, key.name)) != MISSING
             and not isinstance(value, kind)
         ]
         if problems:

@@ -67,7 +67,7 @@ def comparable_params(config: RunConfig, overrides: Sequence[str]) -> dict[str, 
     leaves = {
         name: value for name, value in _extract_experiment(config).items() if value is not None
     }
-    named = [each.lstrip("+").partition("=")[0] for each in overrides]
+    named = [override.lstrip("+").partition("=")[0] for override in overrides]
     first = [*_TELLING[:6], *named, *_TELLING]
     order = [*first, *filter(_tells_of_a_part, leaves)]
     return {name: leaves[name] for name in order if name in leaves}

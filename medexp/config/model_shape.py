@@ -91,7 +91,7 @@ def read_shape(folder: Path) -> dict[str, object]:
         are not made for.
     """
     config = read_model_config(folder)
-    family, known = config.get("model_type"), [each.value for each in Family]
+    family, known = config.get("model_type"), [family.value for family in Family]
     if family not in known:
         raise ModelError(
             f"model.path={folder} is of family {family}; plans are made for {listing(known)}"

@@ -146,13 +146,13 @@ class Record:
     likelihoods: Mapping[str, Likelihoods] = field(default_factory=dict)
     base_best_reasons: bool = False
 
-    def group_of_digest(self) -> dict[str, str]:
+    def map_groups_by_digest(self) -> dict[str, str]:
         """Return the group of every held-out case by its digest; of an older record, of none."""
         return dict(zip(self.held_out, self.groups, strict=False))
 
-    def answered_groups(self) -> list[str]:
+    def list_answered_groups(self) -> list[str]:
         """Return the group of every answered case, which without one is a group of its own."""
-        groups = self.group_of_digest()
+        groups = self.map_groups_by_digest()
         return [groups.get(case.digest, case.digest) for case in self.cases]
 
     def as_json(self) -> dict[str, Any]:

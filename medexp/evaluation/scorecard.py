@@ -319,7 +319,7 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
         if all(case.answers(arm) for case in record.cases)
     }
     bases = {arm: scored for arm, scored in arms.items() if arm != "tuned"}
-    groups = record.answered_groups()
+    groups = record.list_answered_groups()
     losses = {key: _compare_losses(key, record) for key in LOSS_PARTS}
     without_answers = losses | {
         key: _compare_likelihoods(key, record) for key in LIKELIHOOD_MEASURES
@@ -555,7 +555,7 @@ def _compare_likelihoods(key: str, record: Record) -> MeasureResult:
     cases = [case for case in before if case in after]
     if not cases:
         return MeasureResult(measure, missing=measure.missing)
-    groups = record.group_of_digest()
+    groups = record.map_groups_by_digest()
     return _compare_values(
         measure,
         [(before[case], after[case]) for case in cases],
@@ -570,7 +570,7 @@ def _compare_marks(record: Record) -> list[MeasureResult]:
     measure = Measure("judge", "judge (1 to 5)", 1)
     # The first cases, as many as were judged, and of these the ones with two marks.
     judgements = zip(
-        record.judged.base, record.judged.tuned, record.answered_groups(), strict=False
+        record.judged.base, record.judged.tuned, record.list_answered_groups(), strict=False
     )
     marked = [
         (base.mark, tuned.mark, group)

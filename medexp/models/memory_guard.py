@@ -135,13 +135,13 @@ class SpillGuard:
         if planned_step_s is not None and not self._is_first:
             self._recent.append((step_s, planned_step_s))
         self._is_first = False
-        spilled, crawling = self._meter.spilled_bytes(), self._crawling()
+        spilled, crawling = self._meter.spilled_bytes(), self._find_crawl()
         if spilled:
             self._refuse(f"{gib(spilled):.2f} GiB of it lie in host memory", planned_step_s)
         if self._meter.on_card and self._may_spill and crawling is not None:
             self._refuse(f"a step takes {crawling[0]:.1f} s", crawling[1])
 
-    def _crawling(self) -> tuple[float, float] | None:
+    def _find_crawl(self) -> tuple[float, float] | None:
         """Return the middle one of the last steps by how it kept to its plan, and what was planned;
         None where that one does not crawl."""
         if len(self._recent) < JUDGED_STEPS:

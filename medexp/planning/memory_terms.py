@@ -82,10 +82,10 @@ class TermGroup:
 
     def __init__(self, terms: Iterable[Term]):
         self.terms = tuple(term for term in terms if term.num_bytes > 0)
-        self.on_card = self._held(Place.gpu)
-        self.on_host = self._held(Place.host)
+        self.on_card = self._sum_by_phase(Place.gpu)
+        self.on_host = self._sum_by_phase(Place.host)
 
-    def _held(self, place: Place) -> tuple[int, ...]:
+    def _sum_by_phase(self, place: Place) -> tuple[int, ...]:
         here = [term for term in self.terms if term.place is place]
         return tuple(sum(term.num_bytes for term in here if term.phase is phase) for phase in Phase)
 

@@ -2,7 +2,7 @@
 versions it was run with, and what happens without it.
 
     found = SCRATCH.of(kernels)         # None where another version has no such name;
-    SCRATCH.absence() says so in a sentence storage = STORAGE.needed(study)     # MachineError where
+    SCRATCH.absence() says so in a sentence storage = STORAGE.require(study)     # MachineError where
     it is missing and nothing can be done without
 
 A name that is there may still mean something else in another version: what computes gradients is
@@ -67,7 +67,7 @@ class PrivateName:
         """What `owner` has by this name, None where it has nothing."""
         return getattr(owner, self.last, None)
 
-    def needed(self, owner: Any) -> Any:
+    def require(self, owner: Any) -> Any:
         """What `owner` has by this name.
 
         Raises: MachineError where it has nothing: it cannot be done without.

@@ -79,7 +79,7 @@ def test_another_version_is_said_with_what_of_it_is_untested(monkeypatch):
 
 
 def test_a_name_that_cannot_be_done_without_is_a_sentence():
-    assert NAME.needed(SimpleNamespace(_inner=3)) == 3
+    assert NAME.require(SimpleNamespace(_inner=3)) == 3
     assert NAME.of(SimpleNamespace()) is None
     with pytest.raises(
         MachineError,
@@ -88,7 +88,7 @@ def test_a_name_that_cannot_be_done_without_is_a_sentence():
             r" install"
         ),
     ):
-        NAME.needed(SimpleNamespace())
+        NAME.require(SimpleNamespace())
 
 
 def test_names_of_optuna_and_hydra_are_there():
@@ -97,11 +97,11 @@ def test_names_of_optuna_and_hydra_are_there():
     from hydra.core.utils import JobReturn
 
     study = optuna.create_study()
-    assert private_names.STUDY_STORAGE.needed(study)
-    assert private_names.STUDY_ID.needed(study) == 0
-    assert private_names.TRIAL_ID.needed(trial := study.ask()) == 0
-    assert private_names.SUGGEST.needed(trial)
-    assert private_names.AS_TYPED.needed(Override)
+    assert private_names.STUDY_STORAGE.require(study)
+    assert private_names.STUDY_ID.require(study) == 0
+    assert private_names.TRIAL_ID.require(trial := study.ask()) == 0
+    assert private_names.SUGGEST.require(trial)
+    assert private_names.AS_TYPED.require(Override)
     assert private_names.JOB_RETURN.last in vars(JobReturn())
     with_a_file = optuna.storages.get_storage("sqlite:///:memory:")
     assert private_names.CACHED_STORAGE.of(with_a_file)

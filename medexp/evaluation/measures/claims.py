@@ -58,6 +58,8 @@ from medexp.evaluation.measures.words import extract_answer, stem_words, to_sing
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 FABRICATED, NOT_IN_EVIDENCE = "fabricated", "not in evidence"
 VERDICTS = (SUPPORTED, CONTRADICTED, FABRICATED, NOT_IN_EVIDENCE)
+# Shares of content words: that support a statement, that make a line about the same thing, and
+# that must be denied there for it to say the opposite.
 NEEDED, ALIGNED, FLIPPED = 0.6, 0.75, 0.3
 FRAME = stem_words(
     "patient patients case diagnosis diagnosed suspected suspicion confirmed consistent presumed"

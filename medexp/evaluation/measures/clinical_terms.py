@@ -27,7 +27,8 @@ from medexp.evaluation.measures.words import POSSESSIVE, fold_spelling, to_singu
 
 REACH = 6
 BEFORE = re.compile(
-    r"\b(?:no|not|never|without|denies|denied|avoid\w*|withhold\w*|stop|stopping|stopped|hold|holding|discontinu\w+|omit\w*|"
+    r"\b(?:no|not|never|without|denies|denied|avoid\w*|withhold\w*|stop|stopping|stopped|"
+    r"hold|holding|discontinu\w+|omit\w*|"
     r"suspend\w*|absent|absence of|free of|lack\w* of|rul\w+ out|exclud\w+|rather than|instead"
     r" of|unlike|negative for|against|"
     r"cannot|neither|nor|contraindicat\w+|\w+n['’]t|does ?n['’]t)\b",
@@ -48,8 +49,8 @@ _NOT = (
     r" to|cannot|can['’]t|without)"
 )
 _KEEPS = (
-    r"(?:delay\w*|withh\w+|forg\w+|hesitat\w+|stop\w*|omit\w*|miss\w*|wait\w*|discontinu\w+|avoid\w*|exclud\w+|rul\w+"
-    r" out)"
+    r"(?:delay\w*|withh\w+|forg\w+|hesitat\w+|stop\w*|omit\w*|miss\w*|wait\w*|discontinu\w+"
+    r"|avoid\w*|exclud\w+|rul\w+ out)"
 )
 PSEUDO = re.compile(
     rf"\b(?:no doubt|not only|not necessarily|no (?:increase|change|improvement) in|{_NOT} (?:any"

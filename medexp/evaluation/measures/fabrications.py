@@ -27,6 +27,7 @@ from medexp.evaluation.measures.clinical_terms import Lexicon, Mention, find_men
 from medexp.evaluation.measures.quantities import Quantity, find_quantities
 from medexp.evaluation.measures.words import fold_spelling, to_singular
 
+# Letters before the ending of a class, and words between a drug and its dose.
 MIN_HEAD, NEAR = 3, 4
 DRUG_ENDINGS = (
     "mab", "tinib", "ciclib", "parib", "rafenib", "zomib", "pril", "sartan", "olol", "dipine",

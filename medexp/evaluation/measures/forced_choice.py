@@ -40,23 +40,23 @@ class DiagnosisScores:
     @property
     def accuracy(self) -> float:
         """The share of draws in which the right one is preferred."""
-        return _mean([_measure_share_of_best(self._drawn(draw)) for draw in self.draws])
+        return _mean([_measure_share_of_best(self._pick_candidates(draw)) for draw in self.draws])
 
     @property
     def margin(self) -> float:
         """Nats by which the right one is preferred to the best rival, a draw."""
-        drawn = [self._drawn(draw) for draw in self.draws]
+        drawn = [self._pick_candidates(draw) for draw in self.draws]
         return _mean([right - max(rivals) for right, *rivals in drawn])
 
     @property
     def brier(self) -> float:
         """The Brier score, a draw."""
-        sure = [_softmax(self._drawn(draw)) for draw in self.draws]
+        sure = [_softmax(self._pick_candidates(draw)) for draw in self.draws]
         return _mean(
             [(right - 1) ** 2 + sum(chance**2 for chance in rest) for right, *rest in sure]
         )
 
-    def _drawn(self, draw: Sequence[int]) -> list[float]:
+    def _pick_candidates(self, draw: Sequence[int]) -> list[float]:
         return [self.nats[0], *(self.nats[place] for place in draw)]
 
 

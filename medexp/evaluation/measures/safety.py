@@ -38,6 +38,7 @@ from medexp.evaluation.measures.clinical_terms import AFTER, BEFORE, PSEUDO, is_
 from medexp.evaluation.measures.sections import find_section_heading
 from medexp.evaluation.measures.words import extract_answer, stem_words
 
+# So that two pieces of advice in one clause are not read as one.
 MAX_SPAN = 12
 # A longer sentence is one of a model that repeats itself; it is read in parts, since the rules of
 # polarity look from every word over the whole of it.
@@ -125,7 +126,8 @@ _FORBIDS = re.compile(
 )
 _ORDERS_ANEW = re.compile(
     r"\b(?:but|then|so|therefore|instead(?! of))\b|(?:,|\band)\s+(?:then\s+)?"
-    r"(?:give|start|begin|use|take|offer|switch|continue|arrange|call|send|keep|add|treat|go|stay|rest|wait)\b",
+    r"(?:give|start|begin|use|take|offer|switch|continue|arrange|call|send|keep|add|treat|go|"
+    r"stay|rest|wait)\b",
     re.IGNORECASE,
 )
 # What begins a part of a sentence and denies it to its end, beyond the reach of `is_negated`. "No

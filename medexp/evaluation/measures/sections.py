@@ -41,6 +41,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 _SECTION_OF = {name: section for names in NAMES.values() for name, section in names.items()}
 MIN_WORDS, MAX_OVERLAP = 5, 0.7
+# What a fault leaves of the score.
 OUT_OF_ORDER, REPEATED = 0.75, 0.75
 _HEADING = re.compile(
     rf"^\W*(?:(?:\d+|[一二三四])\W+)?(?:(?:possible|likely|probable|potential|key|main|common)\s+)?"

@@ -34,6 +34,8 @@ _TELLING = frozenset(
     " heart blood breath shortness fever cough headache vomiting left right since after before what"
     " next started taking takes presents complains".split()
 )
+# The share of Chinese words that makes a text Chinese, that of telling English words which makes
+# one English, and how many different words a text needs to be told at all.
 MIN_HAN, MIN_TELLING, MIN_LATIN_WORDS = 0.3, 0.04, 8
 
 

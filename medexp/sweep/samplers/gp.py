@@ -30,13 +30,13 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         super().__init__(**options)
         # An override of a method that Optuna no longer has would silently change nothing.
         for method in (private_names.GP_LIMITS, private_names.GP_OPTIMUM):
-            method.needed(GPSampler)
+            method.require(GPSampler)
         for private_name in (
             private_names.GP_SAMPLES,
             private_names.GP_RANDOM,
             private_names.GP_CACHE,
         ):
-            private_name.needed(self)
+            private_name.require(self)
         # Set by `sample_relative` for the two methods that Optuna calls inside it.
         self._constraint_names: list[str] = []
         self._refused: list[FrozenTrial] = []

@@ -204,7 +204,7 @@ def _parse_value(parsed: Any) -> Value:
         return quote_value(parsed)
     if parsed is None or isinstance(parsed, str | int | float | bool):
         return parsed
-    return str(private_names.AS_TYPED.needed(Override)(parsed))
+    return str(private_names.AS_TYPED.require(Override)(parsed))
 
 
 def _parse_interval(sweep: IntervalSweep) -> Dimension:

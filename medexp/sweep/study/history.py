@@ -59,7 +59,7 @@ class StudyHistory:
 
     @property
     def _storage(self) -> Any:
-        return private_names.STUDY_STORAGE.needed(self.optuna)
+        return private_names.STUDY_STORAGE.require(self.optuna)
 
     def trials(self) -> list[Any]:
         """Return every trial, oldest first."""
@@ -245,12 +245,12 @@ class StudyHistory:
         get_stale_trial_ids = private_names.STALE_TRIALS.of(self._storage)
         if not get_stale_trial_ids:
             return []
-        return list(get_stale_trial_ids(private_names.STUDY_ID.needed(self.optuna)))
+        return list(get_stale_trial_ids(private_names.STUDY_ID.require(self.optuna)))
 
 
 def trial_id_of(trial: Any) -> int:
     """Return the id of `trial` in the storage, which is not its number in the study."""
-    trial_id: int = private_names.TRIAL_ID.needed(trial)
+    trial_id: int = private_names.TRIAL_ID.require(trial)
     return trial_id
 
 

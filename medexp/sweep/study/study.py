@@ -65,7 +65,7 @@ class Study(StudyHistory):
         trial.set_user_attr(OWNER, self._this_sweeper)
         self._reseed_if_shared()
         for key, dimension in self.space.dimensions.items():
-            private_names.SUGGEST.needed(trial)(key, make_distribution(dimension))
+            private_names.SUGGEST.require(trial)(key, make_distribution(dimension))
         self._repeat_reports(trial)
         return trial
 
