@@ -1,19 +1,20 @@
 """Every error medexp raises on purpose.
 
-    MedexpError                 anything below; `exit_code` is what the command ends with ├──
-    BadInput                2   refused before anything heavy was loaded; one sentence a problem │
-    ├── ConfigError             a key, value or combination of the composed config │   ├── DataError
-    a file, a record, or too few cases │   ├── ModelError              weights that are missing,
-    unreachable, or not of the declared shape │   ├── MachineError            the hardware preset
-    asks for what this machine does not have │   │   └── HostMemoryError         activations cannot
-    wait in host memory as was planned │   ├── RunError                a run or adapter that is not
-    there, or has unexpected contents │   ├── OutputError             a folder that cannot be
-    written, a disk that is full │   └── VramPlanError           no plan fits under
-    hardware.vram_ceiling_gib ├── VramCeilingError        3   the run needed more than
-    hardware.vram_ceiling_gib ├── TrainingDiverged        4   the loss stopped being a number ├──
-    TrialPruned             5   a sweep's pruner saw no point in going on ├── SweepFailed
-    6   more trials failed than hydra.sweeper.max_failure_rate allows, or nothing can fit └──
-    RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
+    MedexpError                 anything below; `exit_code` is what the command ends with
+    ├── BadInput                2   refused before anything heavy was loaded; one sentence a problem
+    │   ├── ConfigError             a key, value or combination of the composed config
+    │   ├── DataError               a file, a record, or too few cases
+    │   ├── ModelError              weights that are missing, unreachable, or not of its shape
+    │   ├── MachineError            the hardware preset asks for what this machine does not have
+    │   │   └── HostMemoryError         activations cannot wait in host memory as was planned
+    │   ├── RunError                a run or adapter that is not there, or has unexpected contents
+    │   ├── OutputError             a folder that cannot be written, a disk that is full
+    │   └── VramPlanError           no plan fits under hardware.vram_ceiling_gib
+    ├── VramCeilingError        3   the run needed more than hardware.vram_ceiling_gib
+    ├── TrainingDiverged        4   the loss stopped being a number
+    ├── TrialPruned             5   a sweep's pruner saw no point in going on
+    ├── SweepFailed             6   more trials failed than max_failure_rate allows, or nothing fits
+    └── RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
 
 A message says what was asked, what is allowed, where it is set and what to do.
 """

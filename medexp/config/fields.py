@@ -79,7 +79,8 @@ class Group(SetOnce):
     range.
     """
 
-    inside: ClassVar[str] = ""  # where this is part of a group: its name there, and a dot
+    # Where this is part of a group: its name there, and a dot.
+    inside: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         problems = [

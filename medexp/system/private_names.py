@@ -1,9 +1,10 @@
 """The one place through which medexp looks up what a library does not promise: the name, the
 versions it was run with, and what happens without it.
 
-    found = SCRATCH.of(kernels)         # None where another version has no such name;
-    SCRATCH.absence() says so in a sentence storage = STORAGE.require(study)     # MachineError where
-    it is missing and nothing can be done without
+    # None where another version has no such name; SCRATCH.absence() says so in a sentence
+    scratch = SCRATCH.of(kernels)
+    # MachineError where it is missing and nothing can be done without
+    storage = STORAGE.require(study)
 
 A name that is there may still mean something else in another version: what computes gradients is
 tried besides (medexp.models.patches.gradient_check), and a version that was not run is said at the
