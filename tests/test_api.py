@@ -97,5 +97,5 @@ def test_a_run_is_trained_asked_measured_exported_and_compared(
     assert (exported / "adapter_model.safetensors").is_file()
 
     comparison = medexp.compare_runs([result.run_id for result in results])
-    assert comparison.as_dict()["runs"][1]["run_id"] == results[1].run_id
+    assert comparison.as_dict()["runs"][1]["mlflow_run_id"] == results[1].run_id
     assert "training.seed" in comparison.differences

@@ -129,8 +129,8 @@ def test_a_command_reaches_for_nothing_beyond_this_machine(trained: Watched, nam
 
 WITHOUT_THE_SWITCHES = """
 import os, runpy, sys
-from medexp.system import describe_environment
-for name in describe_environment.NO_USAGE_REPORTS:
+from medexp.system import environment
+for name in environment.NO_USAGE_REPORTS:
     os.environ.pop(name, None)
 runpy.run_module("medexp.train", run_name="__main__", alter_sys=True)
 """

@@ -173,7 +173,7 @@ BROKEN_FILES = {
         "row 3 of cases.jsonl: 'Question' is int",
     ),
     "broken line": ("cases.jsonl", lines(record()) + "{nope\n", "line 2"),
-    "unknown ending": ("cases.xlsx", "", ".json, .jsonl, .csv, .parquet"),
+    "unknown ending": ("cases.xlsx", "", ".json, .jsonl, .csv, .tsv, .parquet"),
 }
 
 

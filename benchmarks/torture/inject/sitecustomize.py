@@ -2,8 +2,8 @@
 clock set back, as TORTURE_* say.
 
 TORTURE_COUNT=FILE        how many file operations there were, written at the end
-TORTURE_DIE=NUMBER:S      kill -9, S seconds after file operation NUMBER TORTURE_CLOCK=AFTER:BY
-AFTER seconds from the start the clock is BY seconds further (negative: set back)
+TORTURE_DIE=NUMBER:S      kill -9, S seconds after file operation NUMBER
+TORTURE_CLOCK=AFTER:BY    AFTER seconds from the start the clock is BY seconds further, or back
 
 File operations are what Python's audit events show: files opened to write, renamed, removed,
 linked, folders made, databases opened.
