@@ -141,8 +141,7 @@ def test_verdicts_intervals_and_reasons_are_in_the_table() -> None:
     assert "evaluation.embedding is off" in page
     assert (
         '<td>MedQA (medical-o1 descends from it)</td><td>tuned</td><td class="number">2</td><td'
-        ' class="number">1.000</td>'
-        in page
+        ' class="number">1.000</td>' in page
     )
 
 
