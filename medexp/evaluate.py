@@ -24,7 +24,7 @@ from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as data_loading
 from medexp.data import mixture
-from medexp.data.cases import MEASURED_COLUMNS, compute_digest
+from medexp.data.cases import compute_digest
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import RunError
@@ -213,12 +213,7 @@ def _ask_benchmarks(
 
 
 def _point_out_other_cases(run: FinishedRun, sides: Split, console: Console) -> None:
-    if run.kept is not None and run.kept.held_out not in (
-        None,
-        compute_digest(sides.held_out),
-        # Runs from before the shipped cases had these columns.
-        compute_digest(sides.held_out, MEASURED_COLUMNS),
-    ):
+    if run.kept is not None and run.kept.held_out not in (None, compute_digest(sides.held_out)):
         console.info(
             "these held-out cases are not those of the run: some of them may have been trained on",
             NOTE,

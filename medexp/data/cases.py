@@ -169,12 +169,15 @@ def _refuse_non_text(text: str, name: str, place: str) -> None:
         raise DataError(f"{place}: {name!r} holds {what}")
 
 
-def compute_digest(cases: Iterable[Case], ignored: Collection[str] = ()) -> str:
-    """Return a short SHA-256 over `cases` in order, other columns included but those `ignored`:
-    equal exactly when the cases are."""
+def compute_digest(cases: Iterable[Case]) -> str:
+    """Return a short SHA-256 over `cases` in order, equal exactly when the cases are.
+
+    Columns that are only measured with (MEASURED_COLUMNS) do not count: no model is trained on
+    them, and a run goes on when they are added to its cases.
+    """
     sha = hashlib.sha256()
     for case in cases:
-        extra = {name: text for name, text in case.extra.items() if name not in ignored}
+        extra = {name: text for name, text in case.extra.items() if name not in MEASURED_COLUMNS}
         whole = [case.question, case.reasoning, case.answer, extra]
         sha.update(json.dumps(whole, sort_keys=True).encode())
     return sha.hexdigest()[:16]
