@@ -18,16 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from medexp.cli.composition import CommandSpec, compose_call, make_output_dir
-from medexp.config.command_options import (
-    AskOptions,
-    CompareOptions,
-    EvaluateOptions,
-    ExportOptions,
-    TrainOptions,
-)
 from medexp.config.schema import RunConfig
 from medexp.system.console import Console
 
@@ -35,12 +28,17 @@ if TYPE_CHECKING:
     from medexp.chat.reply import Reply
     from medexp.chat.responder import Responder
     from medexp.comparison.comparison import RunComparison
+    from medexp.config.invocation import Invocation
     from medexp.evaluation.scorecard import Scorecard
     from medexp.planning.step_time import Plan
+    from medexp.tracking.finished_run import FinishedRun
     from medexp.tracking.registry import ModelVersion
     from medexp.training.context import TrainResult
 
 __all__ = ["Experiment", "LoadedRun", "compare_runs", "compose", "load_run"]
+
+
+OptionsT = TypeVar("OptionsT")
 
 
 @dataclass(frozen=True)
@@ -65,13 +63,11 @@ class Experiment:
         A run that was interrupted goes on where it stopped, as with the command.
         Raises: any error of `medexp.errors`; what was done until then is kept.
         """
-        from medexp.tracking.rerun import OriginalRun
-        from medexp.training.run import train as train_run
+        from medexp.train import COMMAND
+        from medexp.training.run import train
 
-        config, invocation = _compose_training(self.overrides, needs_card=True)
-        invocation = replace(invocation, output_dir=make_output_dir())
-        restored = OriginalRun(invocation.run) if invocation.run is not None else None
-        return train_run(config, invocation, Console(), None, restored)
+        config, invocation = compose_call(COMMAND, self.overrides)
+        return train(config, replace(invocation, output_dir=make_output_dir()), Console())
 
 
 def compose(*overrides: str) -> Experiment:
@@ -81,15 +77,10 @@ def compose(*overrides: str) -> Experiment:
     names may be missing until the experiment is trained.
     Raises: ConfigError with every problem found.
     """
-    config, invocation = _compose_training(overrides, needs_card=False)
+    from medexp.train import COMMAND
+
+    config, invocation = compose_call(replace(COMMAND, needs_card=False), overrides)
     return Experiment(config, invocation.overrides)
-
-
-def _compose_training(overrides: Sequence[str], needs_card: bool) -> tuple[RunConfig, Any]:
-    from medexp.train import recompose
-
-    spec = CommandSpec("train", TrainOptions, needs_card, recompose)
-    return compose_call(spec, overrides)
 
 
 class LoadedRun:
@@ -121,9 +112,9 @@ class LoadedRun:
 
         `evaluate.rescore=true` scores the stored answers again and loads no model.
         """
-        from medexp.evaluate import evaluate
+        from medexp.evaluate import COMMAND, evaluate
 
-        config, invocation = self._compose("evaluate", EvaluateOptions, overrides)
+        config, invocation = self._compose(COMMAND, overrides)
         invocation = replace(invocation, output_dir=make_output_dir())
         return evaluate(config, invocation.options, invocation.run, invocation, Console())
 
@@ -131,34 +122,29 @@ class LoadedRun:
         """Export the run as `to` (adapter, merged, gguf, ollama, vllm or registry); return the
         folder, or the registered version.
         """
-        from medexp.export import export
+        from medexp.export import COMMAND, export
 
-        spec_words = (f"to={to}", *overrides)
-        config, invocation = self._compose("export", ExportOptions, spec_words, needs_card=False)
+        config, invocation = self._compose(COMMAND, (f"to={to}", *overrides))
         invocation = replace(invocation, output_dir=make_output_dir())
         return export(config, invocation.options, invocation.run, invocation, Console())
 
     def _open_responder(self, overrides: Sequence[str]) -> Responder:
-        from medexp.ask import open_responder
+        from medexp.ask import COMMAND, open_responder
         from medexp.models.session import prepare_finished_run
+        from medexp.tracking.finished_run import recompose_from_options
 
         console = Console()
-        config, invocation = self._compose("ask", AskOptions, overrides)
+        # The command also looks whether there is something to ask; here there is.
+        command = replace(COMMAND, recompose=recompose_from_options)
+        config, invocation = self._compose(command, overrides)
         config, weights = prepare_finished_run(config, invocation.run, console)
         return open_responder(config, invocation.options, invocation.run, weights, (), console)
 
     def _compose(
-        self,
-        command: str,
-        options_class: type[Any],
-        overrides: Sequence[str],
-        needs_card: bool = True,
-    ) -> tuple[RunConfig, Any]:
-        from medexp.tracking import finished_run
-
-        spec = CommandSpec(command, options_class, needs_card, finished_run.recompose_from_options)
+        self, command: CommandSpec[OptionsT, FinishedRun], overrides: Sequence[str]
+    ) -> tuple[RunConfig, Invocation[OptionsT, FinishedRun]]:
         root = [f"tracking.root='{self.tracking_root}'"] if self.tracking_root else []
-        return compose_call(spec, [f"run='{self.name}'", *root, *overrides])
+        return compose_call(command, [f"run='{self.name}'", *root, *overrides])
 
 
 def load_run(run: str = "last", tracking_root: str | None = None) -> LoadedRun:
@@ -181,10 +167,9 @@ def compare_runs(runs: Sequence[str], *overrides: str) -> RunComparison:
     It loads no model. `comparison.as_dict()` gives plain values.
     Raises: ConfigError where there are too few or too many; RunError for one that is not there.
     """
-    from medexp.compare import list_run_names
+    from medexp.compare import COMMAND, list_run_names
     from medexp.comparison import loading
 
     names = ",".join(f"'{name}'" for name in runs)
-    spec = CommandSpec("compare", CompareOptions, needs_card=False)
-    config, invocation = compose_call(spec, [f"run=[{names}]", *overrides])
+    config, invocation = compose_call(COMMAND, [f"run=[{names}]", *overrides])
     return loading.load_runs(list_run_names(invocation.options), config.tracking, Path.cwd())

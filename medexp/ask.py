@@ -30,6 +30,7 @@ from medexp.chat.interrupt import intercept_ctrl_c
 from medexp.chat.rendering import LiveRenderer, PlainRenderer, render_reply
 from medexp.chat.responder import QuestionEncoder, Responder
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import AskFormat, AskOptions, Reasoning
 from medexp.config.invocation import Invocation
 from medexp.config.prompt_presets import load_prompt_presets
@@ -192,10 +193,13 @@ def _run(config: RunConfig, invocation: Invocation[AskOptions, FinishedRun]) -> 
     return 0.0
 
 
+COMMAND = CommandSpec("ask", AskOptions, recompose=_recompose)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
     sys.argv[1:] = question_input.quote_question(sys.argv[1:])
-    run_command(_run, "ask", AskOptions, recompose=_recompose)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import AuditOptions
 from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
@@ -100,9 +101,12 @@ def _run(config: RunConfig, invocation: Invocation[AuditOptions, None]) -> float
     return float(len(inspection.broken))
 
 
+COMMAND: CommandSpec[AuditOptions, None] = CommandSpec("audit", AuditOptions, needs_card=False)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "audit", AuditOptions, needs_card=False)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

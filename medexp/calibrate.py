@@ -13,6 +13,7 @@ CUDA's context is there. Seconds.
 from dataclasses import asdict
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.invocation import Invocation
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
@@ -108,9 +109,12 @@ def _run(config: RunConfig, _invocation: Invocation[None, None]) -> float:
     return calibrate(config, Console()).matmul_tflops
 
 
+COMMAND: CommandSpec[None, None] = CommandSpec("calibrate", type(None))
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "calibrate", type(None))
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m medexp.clean clean.days=30    # removes those that nobody has touched 
 """
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import CleanOptions
 from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
@@ -36,9 +37,12 @@ def _run(config: RunConfig, invocation: Invocation[CleanOptions, None]) -> float
     return 0.0
 
 
+COMMAND: CommandSpec[CleanOptions, None] = CommandSpec("clean", CleanOptions, needs_card=False)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "clean", CleanOptions, needs_card=False)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import webbrowser
 from pathlib import Path
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.cli.output_dir import make_unique_folder
 from medexp.comparison import compare_report, comparison, loading, tables
 from medexp.comparison.comparison import RunComparison
@@ -118,9 +119,14 @@ def _run(config: RunConfig, invocation: Invocation[CompareOptions, None]) -> flo
     return float(compare(config, invocation.options, Console()).num_comparisons)
 
 
+COMMAND: CommandSpec[CompareOptions, None] = CommandSpec(
+    "compare", CompareOptions, needs_card=False
+)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "compare", CompareOptions, needs_card=False)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

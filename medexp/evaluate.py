@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.flatten import comparable_params, fingerprint, former_fingerprint
 from medexp.config.invocation import AnyInvocation, Invocation
@@ -311,9 +312,12 @@ def _run(config: RunConfig, invocation: Invocation[EvaluateOptions, FinishedRun]
     return result.after if result.after is not None else float("nan")
 
 
+COMMAND = CommandSpec("evaluate", EvaluateOptions, recompose=finished_run.recompose_from_options)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "evaluate", EvaluateOptions, recompose=finished_run.recompose_from_options)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import ExportOptions, ExportTo
 from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import RunConfig
@@ -236,15 +237,12 @@ def _run(config: RunConfig, invocation: Invocation[ExportOptions, FinishedRun]) 
     return 0.0
 
 
+COMMAND = CommandSpec("export", ExportOptions, False, finished_run.recompose_from_options)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(
-        _run,
-        "export",
-        ExportOptions,
-        needs_card=False,
-        recompose=finished_run.recompose_from_options,
-    )
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.progress import track
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import Format, PlanOptions
 from medexp.config.invocation import Invocation
 from medexp.config.model_shape import check_shape, read_model_config
@@ -125,9 +126,12 @@ def _run(config: RunConfig, invocation: Invocation[PlanOptions, None]) -> float:
     return float(plan(config, invocation.options, Console()).budget.peak_bytes)
 
 
+COMMAND: CommandSpec[PlanOptions, None] = CommandSpec("plan", PlanOptions, needs_card=False)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "plan", PlanOptions, needs_card=False)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import TrainOptions
 from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
@@ -25,18 +26,16 @@ def _run(config: RunConfig, invocation: "Invocation[TrainOptions, FinishedRun | 
     # Imported here, so that what the config alone can be refused for has been, without these.
     from medexp.sweep.workers.trial import open_trial
     from medexp.system.console import Console
-    from medexp.tracking.rerun import OriginalRun
     from medexp.training.run import train
 
-    restored = OriginalRun(invocation.run) if invocation.run is not None else None
     with open_trial(invocation.output_dir) as trial:
-        result = train(config, invocation, Console(), trial, restored)
+        result = train(config, invocation, Console(), trial)
         if trial:
             trial.complete(result.metrics, result.run_id)
     return result.outcome.loss_after
 
 
-def recompose(
+def _recompose(
     cfg: DictConfig, options: TrainOptions, overrides: Sequence[str]
 ) -> "tuple[DictConfig, FinishedRun | None]":
     """Return the config of the run that experiment=from_run repeats, and that run; else `cfg`."""
@@ -47,9 +46,14 @@ def recompose(
     return recompose_for_rerun(cfg, options, overrides)
 
 
+COMMAND: "CommandSpec[TrainOptions, FinishedRun | None]" = CommandSpec(
+    "train", TrainOptions, recompose=_recompose
+)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "train", TrainOptions, recompose=recompose)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

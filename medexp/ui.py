@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import UiOptions
 from medexp.config.invocation import Invocation
 from medexp.config.schema import RunConfig
@@ -53,9 +54,12 @@ def _run(config: RunConfig, invocation: Invocation[UiOptions, None]) -> float:
     return 0.0
 
 
+COMMAND: CommandSpec[UiOptions, None] = CommandSpec("ui", UiOptions, needs_card=False)
+
+
 def main() -> None:
     """Run the command that the command line describes; ends the process."""
-    run_command(_run, "ui", UiOptions, needs_card=False)
+    run_command(_run, COMMAND)
 
 
 if __name__ == "__main__":

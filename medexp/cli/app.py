@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from dotenv import load_dotenv
@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from medexp.cli.composition import CommandSpec, Recompose, build_call, explain_error
+from medexp.cli.composition import CommandSpec, build_call, explain_error
 from medexp.config import hydra_errors
 from medexp.config.command_line import make_readable
 from medexp.config.invocation import Invocation
@@ -43,43 +43,19 @@ OptionsT = TypeVar("OptionsT")
 FinishedRunT = TypeVar("FinishedRunT")
 
 
-@overload
-def run_command(
-    main: Callable[[RunConfig, Invocation[OptionsT, None]], float],
-    config_name: str,
-    options_class: type[OptionsT],
-    needs_card: bool = True,
-) -> NoReturn: ...
-
-
-@overload
 def run_command(
     main: Callable[[RunConfig, Invocation[OptionsT, FinishedRunT]], float],
-    config_name: str,
-    options_class: type[OptionsT],
-    needs_card: bool = True,
-    *,
-    recompose: Recompose[OptionsT, FinishedRunT],
-) -> NoReturn: ...
-
-
-def run_command(
-    main: Callable[[RunConfig, Invocation[Any, Any]], float],
-    config_name: str,
-    options_class: type[Any],
-    needs_card: bool = True,
-    recompose: Recompose[Any, Any] | None = None,
+    command: CommandSpec[OptionsT, FinishedRunT],
 ) -> NoReturn:
-    """Compose `config_name` from the command line, check it, hand it to `main`, and exit.
+    """Compose the config of `command` from the command line, check it, hand it to `main`, and exit.
 
-    `options_class` is the class of the command's own config group, NoneType where it has none.
-    `recompose` may put another config in the place of the composed one before it is checked: it is
-    given that one, the command's own options and the overrides as typed, and returns beside the
-    config the finished run that it is from.
+    `command.recompose` may put another config in the place of the composed one before it is
+    checked: it is given that one, the command's own options and the overrides as typed, and returns
+    beside the config the finished run that it is from.
     """
     console.prepare_streams()
     with console.quiet_when_unread():
-        _Call(main, CommandSpec(config_name, options_class, needs_card, recompose)).run()
+        _Call(main, command).run()
 
 
 @dataclass(frozen=True)
@@ -87,7 +63,7 @@ class _Call:
     """A command and its `main`; `run` ends the process."""
 
     main: Callable[[RunConfig, Invocation[Any, Any]], float]
-    command: CommandSpec
+    command: CommandSpec[Any, Any]
 
     def run(self) -> NoReturn:
         """Run the command; every error that a user can mend is one sentence and an exit code."""

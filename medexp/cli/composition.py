@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -34,16 +34,16 @@ _OUTPUT_DIR = "outputs/%Y-%m-%d/%H-%M-%S"
 
 
 @dataclass(frozen=True)
-class CommandSpec:
+class CommandSpec(Generic[OptionsT, FinishedRunT]):
     """What tells a command from the others: its root config, the class of its own config group
     (NoneType where it has none), whether it needs the card that its config names, and what puts
     the config of a finished run in the place of the composed one.
     """
 
     config_name: str
-    options_class: type[Any]
+    options_class: type[OptionsT]
     needs_card: bool = True
-    recompose: Recompose[Any, Any] | None = None
+    recompose: Recompose[OptionsT, FinishedRunT] | None = None
 
 
 def explain_error(error: Exception, words: Sequence[str], schema: type) -> str | None:
@@ -99,17 +99,17 @@ def read_experiment_yaml(runtime: Any) -> str:
 
 def build_call(
     cfg: DictConfig,
-    command: CommandSpec,
+    command: CommandSpec[OptionsT, FinishedRunT],
     runtime: Any,
     overrides: Sequence[str],
     output_dir: Path,
-) -> tuple[RunConfig, Invocation[Any, Any]]:
+) -> tuple[RunConfig, Invocation[OptionsT, FinishedRunT]]:
     """Return the checked config of `cfg`, composed for `command`, and how it was asked for.
 
     `runtime` is Hydra's, with the choices that were made and where they were found.
     Raises: ConfigError, MachineError or RunError with every problem found.
     """
-    run = None
+    run: Any = None
     options = extract_options(cfg, command.config_name)
     assert isinstance(options, command.options_class)
     if command.recompose is not None:
@@ -129,8 +129,8 @@ def build_call(
 
 
 def compose_call(
-    command: CommandSpec, overrides: Sequence[str]
-) -> tuple[RunConfig, Invocation[Any, Any]]:
+    command: CommandSpec[OptionsT, FinishedRunT], overrides: Sequence[str]
+) -> tuple[RunConfig, Invocation[OptionsT, FinishedRunT]]:
     """Compose `command` from `overrides` in this process, as its command line does.
 
     No output folder is made: who writes to one takes `make_output_dir`.

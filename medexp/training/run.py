@@ -39,6 +39,7 @@ from medexp.system.home import short
 from medexp.tracking import queries
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER
+from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.rerun import OriginalRun
 from medexp.tracking.run_name import make_run_name
 from medexp.tracking.store_upkeep import prepare_store
@@ -68,8 +69,13 @@ class _Request:
     invocation: AnyInvocation
     console: Console
     trial: TrialReporter | None
-    restored: OriginalRun | None
     began: float
+
+    @property
+    def restored(self) -> OriginalRun | None:
+        """The finished run that this one makes again, if any."""
+        original = self.invocation.run
+        return OriginalRun(original) if isinstance(original, FinishedRun) else None
 
 
 def train(
@@ -77,15 +83,14 @@ def train(
     invocation: AnyInvocation,
     console: Console,
     trial: TrialReporter | None = None,
-    restored: OriginalRun | None = None,
 ) -> TrainResult:
     """Train the adapter that `config` describes, and answer the held-out questions before and
-    after; `trial` is its place in a sweep, `restored` the finished run that it makes again.
+    after; `trial` is its place in a sweep, `invocation.run` the finished run that it makes again.
 
     Raises: any error of `medexp.errors`; what was done until then is kept, and the same call
         continues it.
     """
-    request = _Request(config, invocation, console, trial, restored, time.perf_counter())
+    request = _Request(config, invocation, console, trial, time.perf_counter())
     evaluator.check_primary(config.evaluation)
     # A store that cannot be opened is refused before anything is computed for it.
     prepare_store(Path(config.tracking.root or "."))

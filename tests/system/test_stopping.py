@@ -16,6 +16,7 @@ from medexp.system.files import atomic_directory
 COMMAND = """
 import time
 from medexp.cli.app import run_command
+from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import TrainOptions
 
 def command(config, invocation):
@@ -30,7 +31,7 @@ def command(config, invocation):
         time.sleep({keeping_s})
         print("kept", flush=True)
 
-run_command(command, "train", TrainOptions)
+run_command(command, CommandSpec("train", TrainOptions))
 """
 
 

@@ -43,8 +43,8 @@ class Trains:
         cfg, subject = recompose_for_rerun(cfg, options, words)
         run = resolve(cfg, machine.read(), self.tiny_runs.root, {})
         yaml = OmegaConf.to_yaml(make_paths_absolute(cfg, self.tiny_runs.root), resolve=True)
-        invocation = invoke(self.tiny_runs.root / "out", words, yaml)
-        return train(run, invocation, Console(), None, OriginalRun(subject) if subject else None)
+        invocation = replace(invoke(self.tiny_runs.root / "out", words, yaml), run=subject)
+        return train(run, invocation, Console())
 
     def tags(self, result: TrainResult) -> dict[str, str]:
         """The tags of its run."""
