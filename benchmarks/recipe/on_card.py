@@ -5,6 +5,7 @@ medicine.
 
 Every recipe is a run of medexp.train for every seed, several at a time; all are measured on the
 held-out conditions of the shipped cases, and share one store, so that the base is asked once.
+Several runs share the card: give each its part, as in --set hardware.vram_ceiling_gib=19.
 Writes results.json (every metric of every run), results.md, and the report of each run. What was
 not begun before --stop-after is left out, and said.
 """
@@ -12,6 +13,7 @@ not begun before --stop-after is left out, and said.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -127,9 +129,14 @@ def _words(
         f"evaluation.answers={options.held_out}",
         f"training.seed={seed}",
         f"tracking.tags={{recipe: '{name}'}}",
-        f"hydra.run.dir=outputs/{name.replace(' ', '_').replace('/', '')}-{seed}",
+        f"hydra.run.dir=outputs/{_folder_name(name, seed)}",
         *options.set,
     ]
+
+
+def _folder_name(name: str, seed: int) -> str:
+    """Return the recipe's name with no character that a path or Hydra gives a meaning to."""
+    return f"{'_'.join(re.findall(r'[a-z0-9]+', name.lower()))}-{seed}"
 
 
 def _train_in_time(
@@ -150,7 +157,7 @@ def _train(
     options: argparse.Namespace, work: Path, name: str, seed: int, overrides: Sequence[str]
 ) -> Trial:
     words, began = _words(options, name, seed, overrides), time.monotonic()
-    folder = work / words[-1 - len(options.set)].partition("=")[2]
+    folder = work / "outputs" / _folder_name(name, seed)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     }
@@ -216,7 +223,8 @@ def _find_known_cases(options: argparse.Namespace, work: Path) -> list[str]:
     file.write_text("\n".join(known) + "\n", encoding="utf-8")
     del model
     torch.cuda.empty_cache()
-    entry = f"{{use: clinical_cases, weight: 1, path: {file}}}"
+    # A source of its own: as clinical_cases, these would be all there are to hold out from.
+    entry = f"{{use: local, weight: 1, path: {file}, group_by: condition}}"
     return [
         "dataset=mixture",
         f"dataset.mixture=[{entry}]",

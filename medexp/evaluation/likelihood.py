@@ -15,8 +15,6 @@ from medexp.models.adapter_model import AdapterModel
 
 # Positions whose logits exist at once, as in `losses`.
 CHUNK_TOKENS = 256
-# The most continuations of one prefix that a CPU takes together: more gain nothing there.
-CPU_ROWS = 32
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from medexp.errors import listing
 MAX_DROPPED, MAX_TRIMMED, MAX_NEAR, MAX_FAULTY, MAX_FOREIGN = 0.05, 0.25, 0.02, 0.01, 0.02
 MAX_HELD_OUT = 2
 HELD_OUT = "held-out cases"
-BINS, EXAMPLES, PREVIEWS = 24, 20, 3
+BINS, EXAMPLES = 24, 20
 
 
 @dataclass(frozen=True)
