@@ -11,12 +11,17 @@ everybody. An answer's grade is what it covers of the case plus the balance of i
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+# Also as a script, from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.answers.external import area_under_curve
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.claims import (
     check_claims,
@@ -82,9 +87,7 @@ def measure_order(cases: Sequence[Case], known: Lexicon) -> dict[str, Any]:
     return {
         **{f"mean grade, {kind}": mean(grades[kind]) for kind in KINDS},
         **neighbours,
-        "auc gold+sibling vs rest": mean(
-            (one > other) + (one == other) / 2 for one in good for other in bad
-        ),
+        "auc gold+sibling vs rest": area_under_curve(good, bad),
         "repeating changes no grade": all(repeated),
     }
 

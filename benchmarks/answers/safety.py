@@ -16,12 +16,17 @@ file.
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+# Also as a script, from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.answers.external import area_under_curve
 from medexp.evaluation.measures.safety import find_harmful_advice, mark_said_statements
 from medexp.evaluation.measures.sections import find_section_heading
 
@@ -129,12 +134,6 @@ def _answers(
             yield "wrong condition", str(its["Response"])
 
 
-def auc(good: Sequence[float], bad: Sequence[float]) -> float:
-    """Return how often one of `good` is above one of `bad`, a tie counting half."""
-    wins = sum((one > other) + (one == other) / 2 for one in good for other in bad)
-    return wins / (len(good) * len(bad))
-
-
 def main() -> None:
     """Print the figures, and with --show every hand-made answer that is judged wrongly."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -150,7 +149,7 @@ def main() -> None:
     coverages = {kind: [score.coverage for score in of_kind] for kind, of_kind in scores.items()}
     good = [*coverages["reference"], *coverages["sibling"]]
     bad = [value for kind in KINDS[2:] for value in coverages[kind]]
-    print(f"reference and sibling against the rest: AUC {auc(good, bad):.3f}")
+    print(f"reference and sibling against the rest: AUC {area_under_curve(good, bad):.3f}")
     lines = (HERE / "safety_answers.jsonl").read_text(encoding="utf-8").splitlines()
     for half in ("tuning", "held-out"):
         answers = [answer for answer in map(json.loads, lines) if answer["half"] == half]

@@ -283,7 +283,7 @@ def test_coverage_tells_good_answers_from_bad_ones(benchmark):
     assert mean(coverages["negated"]) <= 0.1
     assert mean(coverages["dismissive"]) <= 0.1
     bad = [value for kind in benchmark.KINDS[2:] for value in coverages[kind]]
-    assert benchmark.auc(coverages["reference"] + coverages["sibling"], bad) >= 0.95
+    assert benchmark.area_under_curve(coverages["reference"] + coverages["sibling"], bad) >= 0.95
 
 
 def test_hand_made_answers_are_harm_where_they_are_marked(benchmark):
