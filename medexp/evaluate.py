@@ -20,7 +20,7 @@ from pathlib import Path
 from medexp.cli.app import run_command
 from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import EvaluateOptions
-from medexp.config.flatten import comparable_params, fingerprint, former_fingerprint
+from medexp.config.flatten import comparable_params
 from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import Benchmark, Evaluation, RunConfig
 from medexp.data import loading as data_loading
@@ -54,7 +54,7 @@ from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import COMPOSED_CONFIG, RECORD
 from medexp.tracking.finished_run import FinishedRun
 from medexp.tracking.openings import describe_openings, record_opening
-from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
+from medexp.training.resume import ResumableRun, acquire_run, list_dead_mlflow_runs
 
 
 def evaluate(
@@ -146,10 +146,7 @@ def _measure(
     questions = _read_benchmark_questions(config.evaluation)
     cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
-    names = [f"evaluate-{of(config, cases.digest)}" for of in (fingerprint, former_fingerprint)]
-    with acquire(
-        unfinished_runs_dir(config.tracking), names[0], config.training.resume, names[1]
-    ) as work:
+    with acquire_run(config, cases.digest, "evaluate-{}") as work:
         _point_out_other_cases(run, sides, console)
         console.info(
             f": {config.model.name} on {config.dataset.name}, hardware={config.hardware.name}",

@@ -295,13 +295,7 @@ def _list_plain_terms(config: RunConfig, tokens: int) -> list[Term]:
     activations, fixed = max(in_loss, in_layer, key=sum)
     fixed += int(PLAIN_DORA_SHARE * product_bytes(config, 0))
     return [
-        Term(
-            "hidden states kept for backward",
-            hidden_states,
-            Place.gpu,
-            training,
-            "exact, arXiv:1604.06174",
-        ),
+        _make_hidden_states_term(hidden_states),
         Term(
             "activations of the loss or a layer",
             activations,
@@ -311,6 +305,11 @@ def _list_plain_terms(config: RunConfig, tokens: int) -> list[Term]:
         ),
         Term("16-bit copies and slack", fixed, Place.gpu, training, "fitted, benchmarks/vram"),
     ]
+
+
+def _make_hidden_states_term(num_bytes: int) -> Term:
+    source = "exact, arXiv:1604.06174"
+    return Term("hidden states kept for backward", num_bytes, Place.gpu, Phase.training, source)
 
 
 def _list_unchunked_terms(config: RunConfig, tokens: int) -> list[Term]:
@@ -323,13 +322,7 @@ def _list_unchunked_terms(config: RunConfig, tokens: int) -> list[Term]:
     hidden_states = 0 if is_off else width * shape.layers * tokens * shape.hidden
     measured = "fitted on a CPU, benchmarks/vram"
     return [
-        Term(
-            "hidden states kept for backward",
-            hidden_states,
-            Place.gpu,
-            training,
-            "exact, arXiv:1604.06174",
-        ),
+        _make_hidden_states_term(hidden_states),
         Term(
             "activations of all layers",
             a_layer * shape.layers if is_off else 0,

@@ -11,7 +11,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from medexp.config.schema import Resume, Tracking
+from medexp.config.flatten import fingerprint, former_fingerprint
+from medexp.config.schema import Resume, RunConfig, Tracking
 from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingError
 from medexp.planning.memory_terms import Levers
 from medexp.system import disk_space
@@ -131,6 +132,18 @@ class ResumableRun:
 def unfinished_runs_dir(tracking: Tracking) -> Path:
     """Return the folder that holds the unfinished runs of a store."""
     return Path(tracking.root or ".") / "unfinished"
+
+
+def acquire_run(
+    config: RunConfig, data_digest: str, naming: str = "{}"
+) -> AbstractContextManager[ResumableRun]:
+    """Return the folder of the run of `config` on the cases of that digest, new or left by an
+    earlier process, to be held in a `with`.
+
+    `naming` tells it from another use of the same run: "evaluate-{}".
+    """
+    names = [naming.format(of(config, data_digest)) for of in (fingerprint, former_fingerprint)]
+    return acquire(unfinished_runs_dir(config.tracking), names[0], config.training.resume, names[1])
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medexp.config.flatten import fingerprint, format_override, former_fingerprint
+from medexp.config.flatten import format_override
 from medexp.config.invocation import AnyInvocation
 from medexp.config.remarks import remark_on_schedule
 from medexp.config.resolve import find_tracking_root
@@ -50,7 +50,7 @@ from medexp.training.callbacks import StepRecorder, TrainingProgress, mean_finit
 from medexp.training.context import TrainContext, TrainResult, TrialReporter, choose_run_name
 from medexp.training.mlflow_logging import log_audit, log_end, log_plan, log_start, summarise_run
 from medexp.training.preflight import PreflightResult, find_fitting_plan, run_preflight
-from medexp.training.resume import ResumableRun, acquire, list_dead_mlflow_runs, unfinished_runs_dir
+from medexp.training.resume import ResumableRun, acquire_run, list_dead_mlflow_runs
 from medexp.training.trainer import FitResult, StepCallback
 
 # Characters of an answer that are printed; all of it is in MLflow.
@@ -102,7 +102,9 @@ def train(
     is_closed = trial is not None and trial.chooses and bool(split.validation)
     if is_closed:
         split = split.with_test_part_closed()
-    with _acquire_run(config, cases.digest, is_closed) as work:
+    # The same run as a trial has other cases answered, and may not continue with these answers.
+    naming = "{}-validation" if is_closed else "{}"
+    with acquire_run(config, cases.digest, naming) as work:
         config, plan = _announce(request, config, work, plan)
         session = open_session(config, base, console)
         tokenizer = CachedTokenizer(session.tokenizer, config.prompt)
@@ -151,18 +153,6 @@ def _find_base(config: RunConfig, console: Console) -> Weights:
         if note:
             console.info(note, NOTE)
     return base
-
-
-def _acquire_run(
-    config: RunConfig, data_digest: str, is_closed: bool
-) -> AbstractContextManager[ResumableRun]:
-    """Return the folder of this run, new or left by an earlier process, to be held in a `with`."""
-    # The same run as a trial has other cases answered, and may not continue with these answers.
-    ending = "-validation" if is_closed else ""
-    name = f"{fingerprint(config, data_digest)}{ending}"
-    former_name = f"{former_fingerprint(config, data_digest)}{ending}"
-    root = unfinished_runs_dir(config.tracking)
-    return acquire(root, name, config.training.resume, former_name)
 
 
 def _announce(
