@@ -4,6 +4,8 @@ is loaded, the model is not.
     python -m medexp.audit
     python -m medexp.audit dataset=local dataset.path=my_cases.json audit.strict=true
     python -m medexp.audit hardware=rtx4050_6gb 'audit.benchmark_files=[medqa_test.jsonl]'
+    python -m medexp.audit audit.review_sheet=review.csv    # 30 cases for a clinician to judge
+    python -m medexp.audit audit.review=review.csv          # what came back
 
 Takes the overrides of medexp.train. Writes audit.json and audit.html. With audit.strict=true it
 ends with 2 when a rule is broken.
@@ -22,14 +24,18 @@ from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.audit.contamination import extract_benchmark_texts
 from medexp.data.audit.inspection import Inspection, inspect_prepared
+from medexp.data.audit.review_sheet import KINDS, VERDICTS, Review, read_review, render_sheet
+from medexp.data.cases import Case
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import DataError
 from medexp.models import backend, weights
 from medexp.models.tokenizer import load_tokenizer
 from medexp.reports import audit_report
-from medexp.reports.audit_tables import print_inspection
+from medexp.reports.audit_tables import print_inspection, print_review
 from medexp.system import machine
 from medexp.system.console import Console
+from medexp.system.files import write_json_atomic, write_text_atomic
+from medexp.system.home import expand_home
 
 
 def audit(config: RunConfig, options: AuditOptions, folder: Path, console: Console) -> Inspection:
@@ -96,7 +102,67 @@ def _write_files(inspection: Inspection, config: RunConfig, folder: Path) -> tup
     return values, html
 
 
+def write_review_sheet(config: RunConfig, options: AuditOptions, console: Console) -> Path:
+    """Write `options.review_cases` random cases of `config` as a sheet to be judged; return its
+    file.
+
+    Raises: DataError if the file is there already: it may hold an hour's work.
+    """
+    assert options.review_sheet is not None
+    file = expand_home(options.review_sheet)
+    if file.exists():
+        raise DataError(
+            f"audit.review_sheet={file} is there already and may hold somebody's work; name"
+            " another file, or read it with audit.review"
+        )
+    cases = _load_all_cases(config)
+    sheet = render_sheet(cases, options.review_cases, config.dataset.split_seed)
+    write_text_atomic(file, sheet)
+    console.result(
+        f"Written: {min(options.review_cases, len(cases))} of {len(cases)} cases, {file}"
+    )
+    console.result(
+        f"For every case fill verdict ({', '.join(VERDICTS)}) and, where it is not right, kind"
+        f" ({', '.join(KINDS)}); then python -m medexp.audit audit.review={file}"
+    )
+    return file
+
+
+def read_review_sheet(
+    config: RunConfig, options: AuditOptions, folder: Path, console: Console
+) -> Review:
+    """Return what came back in the sheet `options.review`, show it, and write review.json into
+    `folder`.
+
+    Raises: DataError if it is no sheet or has a verdict that is none; with `options.strict` if a
+        case was judged wrong or dangerous.
+    """
+    assert options.review is not None
+    file = Path(options.review)
+    rows = data_loading.read_records(file, "audit.review")
+    review = read_review(rows, _load_all_cases(config), str(file))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / "review.json", review.as_dict())
+    print_review(review, folder / "review.json", console)
+    serious = sum(remark.verdict in ("wrong", "dangerous") for remark in review.remarks)
+    if options.strict and serious:
+        raise DataError(f"{serious} cases were judged wrong or dangerous (audit.strict=true)")
+    return review
+
+
+def _load_all_cases(config: RunConfig) -> list[Case]:
+    read = data_loading.load_cases(config.dataset, config.prompt)
+    return [case for cases in read.by_source for case in cases]
+
+
 def _run(config: RunConfig, invocation: Invocation[AuditOptions, None]) -> float:
+    options = invocation.options
+    if options.review_sheet is not None:
+        write_review_sheet(config, options, Console())
+        return 0.0
+    if options.review is not None:
+        review = read_review_sheet(config, options, invocation.output_dir, Console())
+        return float(len(review.remarks))
     inspection = audit(config, invocation.options, invocation.output_dir, Console())
     return float(len(inspection.broken))
 

@@ -117,6 +117,8 @@ def dataset() -> Callable[..., Dataset]:
             "mixture": [],
             "held_out_from": None,
             "group_by": None,
+            "test_share": None,
+            "validation_share": 0.0,
             "held_out": 1,
             "validation": 0,
             "stratify_by": [],

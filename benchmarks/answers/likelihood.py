@@ -38,6 +38,7 @@ from medexp.evaluation.measures.forced_choice import (
     KnowledgeScores,
     measure_calibration_error,
 )
+from medexp.evaluation.question_forms import make_training_form
 from medexp.models import backend, memory_guard, weights
 from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
@@ -85,15 +86,13 @@ def main() -> None:
 
 def _measured(run: RunConfig, network: AdapterModel, cases: Sequence[Case], side: str) -> Scores:
     """Return all scores of one side, as plain values, and print what they come to."""
-    words = make_vocabulary(network.tokenizer, run.prompt)
+    form = make_training_form(run.prompt, make_vocabulary(network.tokenizer, run.prompt))
     fits = fits_tokens(run.evaluation.batch_size, run.evaluation.max_seq_tokens)
     shares_prefix = network.device.type == "cpu"
     began, processor = time.perf_counter(), time.process_time()
-    diagnoses = score_diagnoses(
-        network, run.prompt, cases, words, fits, shares_prefix, run.dataset.split_seed
-    )
+    diagnoses = score_diagnoses(network, form, cases, fits, shares_prefix, run.dataset.split_seed)
     between, processor_between = time.perf_counter(), time.process_time()
-    knowledge = score_knowledge(network, run.prompt, cases, words, fits, shares_prefix)
+    knowledge = score_knowledge(network, form, cases, fits, shares_prefix)
     ended, processor_ended = time.perf_counter(), time.process_time()
     _print_diagnoses(side, diagnoses)
     print(f"  {between - began:.0f} s, {processor_between - processor:.0f} s of processor time")

@@ -105,10 +105,15 @@ class CleanConfig(RunConfig):
 
 @dataclass
 class AuditOptions(Group):
-    """What `python -m medexp.audit` also compares with; whether a broken rule ends it with 2."""
+    """What `python -m medexp.audit` also compares with; whether a broken rule ends it with 2; and
+    the sheet of cases that a clinician judges, to be written (`review_sheet`) or read (`review`).
+    """
 
     strict: bool = MISSING
     benchmark_files: list[str] = MISSING
+    review_sheet: str | None = MISSING
+    review_cases: int = number(1)
+    review: str | None = MISSING
 
 
 @dataclass

@@ -19,7 +19,16 @@ from medexp.config.schema import Dataset, MixtureSource, Source
 from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 
 # of a part's own option, in its entry
-SETTABLE = ("path", "hub_id", "config", "revision", "columns", "group_by")
+SETTABLE = (
+    "path",
+    "hub_id",
+    "config",
+    "revision",
+    "columns",
+    "group_by",
+    "test_share",
+    "validation_share",
+)
 
 
 def expand_sources(dataset: Dataset) -> tuple[Dataset, list[str]]:

@@ -231,8 +231,8 @@ class Columns(Group):
 
 @dataclass
 class Source(Group):
-    """Where cases come from (`path`, else the Hub), which column is what, and which cases belong
-    together.
+    """Where cases come from (`path`, else the Hub), which column is what, which cases belong
+    together, and whether a group's name decides its part (`test_share`; null: seed and counts do).
     """
 
     name: str = MISSING
@@ -242,6 +242,8 @@ class Source(Group):
     path: str | None = MISSING
     columns: Columns = MISSING
     group_by: str | None = MISSING
+    test_share: float | None = number(high=1, above=0)
+    validation_share: float = number(0, 1)
     licence: str = MISSING
 
 

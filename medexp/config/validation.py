@@ -22,6 +22,7 @@ from medexp.config.schema import (
     Overlong,
     Quantisation,
     RunConfig,
+    Source,
 )
 from medexp.errors import listing, nearest
 from medexp.system.machine import Machine
@@ -226,6 +227,14 @@ def _check_cases(config: RunConfig) -> Iterator[str]:
             f"dataset.held_out={dataset.held_out} and dataset.validation={dataset.validation} leave"
             f" nothing to train on with dataset.max_cases={dataset.max_cases}"
         )
+    sources = [dataset, *dataset.mixture, dataset.held_out_from]
+    for source in (source for source in sources if isinstance(source, Source)):
+        if (source.test_share or 0) + source.validation_share >= 1:
+            yield (
+                f"dataset.test_share={source.test_share} and"
+                f" dataset.validation_share={source.validation_share} of {source.name} leave"
+                " nothing to train on; together they must be below 1"
+            )
     if config.evaluation.answers > dataset.held_out:
         yield (
             f"evaluation.answers={config.evaluation.answers} is more than"

@@ -43,7 +43,8 @@ class CaseCounts:
     Of the rows read, `faulty` were left out (dataset.faulty=drop), `blank` ones, not among the
     records, hold nothing, and of `told_apart` the reasoning was found in the answer, at its marks;
     `plain_control` cases hold the spelling of a control token, encoded as plain text; `notes` say
-    how files were read that are not what their ending says."""
+    how files were read that are not what their ending says; `reserved` cases are of the test and
+    validation sides and were not asked for."""
 
     records: int
     duplicate_questions: int
@@ -58,6 +59,7 @@ class CaseCounts:
     plain_control: int = 0
     notes: tuple[str, ...] = ()
     validation: int = 0
+    reserved: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -70,6 +72,7 @@ class CaseCounts:
             f"{self.train.kept} to train on",
             f"{self.held_out.kept} held out",
             *([f"{self.validation} for validation"] if self.validation else []),
+            *([f"{self.reserved} of these sides not asked for"] if self.reserved else []),
         ]
         gone = {
             "faulty left out": self.faulty,
@@ -124,6 +127,7 @@ def count_cases(
         plain_control=train.plain + held_out.plain,
         notes=reading.notes,
         validation=validation,
+        reserved=split.reserved,
     )
 
 

@@ -16,6 +16,11 @@ from medexp.errors import DataError, listing, nearest
 
 # What measures read beside question and answer; nothing is trained on it.
 MEASURED_COLUMNS = ("must_say", "must_not_say", "synonyms", "differential", "guideline")
+# Which two cases are alike but for a detail, and what the answer to this one says and to that not.
+PAIR, DECISIVE = "pair", "decisive"
+# What a case was written to be: counted, and read by no measure.
+DESIGN_COLUMNS = ("asker", "asks", "style", "terms", "features")
+_NEVER_TRAINED_ON = frozenset({*MEASURED_COLUMNS, PAIR, DECISIVE, *DESIGN_COLUMNS})
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -172,12 +177,12 @@ def _refuse_non_text(text: str, name: str, place: str) -> None:
 def compute_digest(cases: Iterable[Case]) -> str:
     """Return a short SHA-256 over `cases` in order, equal exactly when the cases are.
 
-    Columns that are only measured with (MEASURED_COLUMNS) do not count: no model is trained on
-    them, and a run goes on when they are added to its cases.
+    Columns that measure or describe do not count: no model is trained on them, and a run goes on
+    when they are added to its cases.
     """
     sha = hashlib.sha256()
     for case in cases:
-        extra = {name: text for name, text in case.extra.items() if name not in MEASURED_COLUMNS}
+        extra = {name: text for name, text in case.extra.items() if name not in _NEVER_TRAINED_ON}
         whole = [case.question, case.reasoning, case.answer, extra]
         sha.update(json.dumps(whole, sort_keys=True).encode())
     return sha.hexdigest()[:16]

@@ -12,8 +12,10 @@ from medexp.config.schema import Dataset, MixtureSource
 from medexp.data.cases import AS_EXPECTED, Case, ReadingReport
 from medexp.data.order import share_out
 from medexp.data.split import (
+    CONDITION,
     DividedCases,
     Share,
+    Sides,
     Split,
     divide_cases,
     split_cases,
@@ -40,7 +42,14 @@ def split_mixture(
     wanted_validation = _share_out_held_out(dataset, dataset.validation, len(sources))
     divided = [
         divide_cases(
-            cases, source.group_by, count, dataset.split_seed, validation, dataset.stratify_by
+            cases,
+            source.group_by,
+            count,
+            dataset.split_seed,
+            validation,
+            dataset.stratify_by,
+            # A part that nothing is held out from is trained on as a whole.
+            Sides.of(source) if count or validation else None,
         )
         for cases, source, count, validation in zip(
             read, sources, wanted, wanted_validation, strict=True
@@ -52,7 +61,7 @@ def split_mixture(
     validation = [
         [case for case in parts.validation if not tested.holds(case)] for parts in divided
     ]
-    held = [parts.test + parts.validation for parts in divided]
+    held = [parts.test + parts.validation + parts.reserved for parts in divided]
     different = _remove_repeats([parts.train for parts in divided[: len(trained)]])
     barred = _HeldOutKeys.by(list(zip(held, columns, strict=True)))
     kept = [[case for case in pool if not barred.holds(case)] for pool in different]
@@ -72,6 +81,7 @@ def split_mixture(
         wanted=dataset.held_out,
         reading=reading,
         validation=_join_unique(validation),
+        reserved=sum(len(parts.reserved) for parts in divided),
     )
 
 
@@ -162,7 +172,11 @@ class _HeldOutKeys:
     def by(cls, held: Sequence[tuple[Sequence[Case], str | None]]) -> "_HeldOutKeys":
         questions = frozenset(case.key for cases, _ in held for case in cases)
         groups = frozenset(
-            (column, case.extra[column]) for cases, column in held if column for case in cases
+            (column, case.extra[column])
+            for cases, grouped_by in held
+            for case in cases
+            for column in ((grouped_by, CONDITION) if grouped_by else ())
+            if column in case.extra
         )
         return cls(questions, groups)
 

@@ -1,17 +1,24 @@
-"""Which cases are trained on and which are held out: seeded, no question twice, no group on both
-sides.
+"""Which cases are trained on and which are held out: no question twice, no group on both sides.
+
+By seed and counts, or (`test_share`) by the name of the group alone, so that a case never changes
+sides as a set grows.
 """
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from medexp.config.schema import Dataset
+from medexp.config.schema import Dataset, Source
 from medexp.data.cases import AS_EXPECTED, Case, ReadingReport
 from medexp.errors import DataError, listing
 
 GOLDEN_SECTION = (5**0.5 - 1) / 2
+# Beside the name of a group in its digest. Another salt is another split: never change it.
+SALT = "medexp"
+# A condition that is held out is trained on from no other part, whatever that part is grouped by.
+CONDITION = "condition"
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,9 @@ class Split:
     `held_out` is the test part, which judges; `validation` chooses (sweeps, pruning, the best
     checkpoint) and may be empty. `shares` says which training cases, in order, are of which part
     (none: all of one); `withheld` counts cases that are not trained on because their question or
-    group is held out from another part; `wanted` is how many held-out cases were asked for;
-    `reading` what else was met in the files.
+    group is held out from another part; `reserved` those of the test and validation sides that were
+    not asked for; `wanted` is how many held-out cases were; `reading` what else was met in the
+    files.
     """
 
     train: tuple[Case, ...]
@@ -44,6 +52,7 @@ class Split:
     wanted: int = 0
     reading: ReadingReport = AS_EXPECTED
     validation: tuple[Case, ...] = ()
+    reserved: int = 0
 
     def with_test_part_closed(self) -> "Split":
         """Return the split in which validation stands in for the test part, which is not opened.
@@ -57,11 +66,36 @@ class Split:
 
 
 class DividedCases(NamedTuple):
-    """The cases of a source: for training, for validation, and the test part."""
+    """The cases of a source: for training, for validation, the test part, and those of the last two
+    sides that nobody asked for.
+    """
 
     train: list[Case]
     validation: list[Case]
     test: list[Case]
+    reserved: list[Case]
+
+
+class Sides(NamedTuple):
+    """The shares of the test and validation sides; the name of a group decides its side."""
+
+    test: float
+    validation: float
+
+    @classmethod
+    def of(cls, source: Source) -> "Sides | None":
+        """Return the sides of a source; None where seed and counts divide it."""
+        if source.test_share is None:
+            return None
+        return cls(source.test_share, source.validation_share)
+
+    def find(self, name: str) -> str:
+        """Return the side of the group `name`: "test", "validation" or "train"."""
+        digest = hashlib.sha256(f"{SALT}/{name}".encode()).digest()
+        place = int.from_bytes(digest[:8], "big") / 2**64
+        if place < self.test:
+            return "test"
+        return "validation" if place < self.test + self.validation else "train"
 
 
 def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
@@ -70,6 +104,7 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
     Whole groups (`dataset.group_by`) go to the test part until it has `dataset.held_out` cases,
     then to validation until it has `dataset.validation`; the rest (up to `dataset.max_cases`
     together) are for training. `dataset.stratify_by` spreads the parts evenly over its columns.
+    With `dataset.test_share` the parts are taken from the sides that the groups' names decide.
     Raises: DataError if fewer cases are there than the split needs, or the column to group by is
         missing.
     """
@@ -80,9 +115,10 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
         dataset.split_seed,
         dataset.validation,
         dataset.stratify_by,
+        Sides.of(dataset),
     )
     held_out = len(divided.test) + len(divided.validation)
-    unique = len(divided.train) + held_out
+    unique = len(divided.train) + held_out + len(divided.reserved)
     limit = None if dataset.max_cases is None else max(0, dataset.max_cases - held_out)
     train = divided.train[:limit]
     if not train:
@@ -94,6 +130,7 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
         duplicates=len(cases) - unique,
         wanted=dataset.held_out,
         validation=tuple(divided.validation),
+        reserved=len(divided.reserved),
     )
 
 
@@ -104,11 +141,13 @@ def divide_cases(
     seed: int,
     num_validation: int = 0,
     stratify_by: Sequence[str] = (),
+    sides: Sides | None = None,
 ) -> DividedCases:
-    """Return every different question of `cases` in one of three parts, shuffled, groups whole.
+    """Return every different question of `cases` in one of its parts, shuffled, groups whole.
 
     The test part is the same whatever is taken for validation, and a larger one holds a smaller
-    one. With few cases a part may be smaller than asked for, or empty.
+    one. With few cases a part may be smaller than asked for, or empty. With `sides` a part is taken
+    from its own side, and what is left of that is reserved: never trained on.
     Raises: DataError if the column to group by is missing.
     """
     unique = list({case.key: case for case in reversed(cases)}.values())[::-1]
@@ -116,8 +155,21 @@ def divide_cases(
     random.Random(seed).shuffle(groups)
     if stratify_by:
         groups = _spread_over_strata(groups, stratify_by)
-    test, validation = _take_cases(groups, num_held_out), _take_cases(groups, num_validation)
-    return DividedCases([case for group in groups for case in group], validation, test)
+    if sides is None:
+        test, validation = _take_cases(groups, num_held_out), _take_cases(groups, num_validation)
+        return DividedCases(_join(groups), validation, test, [])
+    by_side: dict[str, list[list[Case]]] = {"test": [], "validation": [], "train": []}
+    for group in groups:
+        name = group[0].extra[group_by] if group_by else group[0].key
+        by_side[sides.find(name)].append(group)
+    test = _take_cases(by_side["test"], num_held_out)
+    validation = _take_cases(by_side["validation"], num_validation)
+    reserved = _join(by_side["test"] + by_side["validation"])
+    return DividedCases(_join(by_side["train"]), validation, test, reserved)
+
+
+def _join(groups: Iterable[Sequence[Case]]) -> list[Case]:
+    return [case for group in groups for case in group]
 
 
 def _take_cases(groups: list[list[Case]], wanted: int) -> list[Case]:

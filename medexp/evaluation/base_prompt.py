@@ -35,7 +35,7 @@ def make_best_prompts(tokenizer: Any, questions: Sequence[str]) -> BestPrompts:
     """
     way = choose_way(tokenizer)
     texts = [render_best_way(tokenizer, question, way) for question in questions]
-    prompts = [_encode(tokenizer, text, with_start=way == "plain instruction") for text in texts]
+    prompts = [encode_best_way(tokenizer, text, way) for text in texts]
     # A template may open the chain of thought itself, or leave that to the model.
     reasons = way == "R1 markers" or any(text.rstrip().endswith(THINK_START) for text in texts)
     return BestPrompts(prompts, reasons, way)
@@ -64,6 +64,8 @@ def render_best_way(tokenizer: Any, question: str, way: str) -> str:
     return f"{request}\n\n"
 
 
-def _encode(tokenizer: Any, text: str, with_start: bool) -> list[int]:
+def encode_best_way(tokenizer: Any, text: str, way: str) -> list[int]:
+    """Return the tokens of a question that `way` has rendered; its own marks are in the text."""
+    with_start = way == "plain instruction"
     ids: list[int] = tokenizer(text, add_special_tokens=with_start)["input_ids"]
     return ids

@@ -9,7 +9,7 @@ only changes rounding (where layers lie) does not count.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -18,6 +18,7 @@ from pathlib import Path
 from medexp.config.schema import Device, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
+from medexp.evaluation.base_prompt import INSTRUCTION
 from medexp.evaluation.generation import Sampling
 from medexp.evaluation.measures.forced_choice import Likelihoods
 from medexp.evaluation.record import CaseLoss
@@ -30,7 +31,7 @@ from medexp.system.files import write_json_atomic
 # lora.bias in the base.
 VERSION = 2
 # Raised when rivals are drawn, or corruptions made, in another way.
-LIKELIHOOD_VERSION = 1
+LIKELIHOOD_VERSION = 2
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 
@@ -43,7 +44,7 @@ class BaselineCache:
 
     answers_file: Callable[..., Path]
     _losses: Path
-    _likelihoods: Path
+    _likelihoods: Mapping[str, Path]
 
     def load_losses(self) -> list[CaseLoss] | None:
         """Return the base's held-out losses; None where they were not measured, or not readable."""
@@ -57,16 +58,19 @@ class BaselineCache:
         """Write the base's held-out losses, for the next run to find."""
         write_json_atomic(self._losses, [asdict(loss) for loss in losses])
 
-    def load_likelihoods(self) -> Likelihoods | None:
-        """Return what the base finds likely; None where that was not measured, or not readable."""
+    def load_likelihoods(self, arm: str) -> Likelihoods | None:
+        """Return what the base finds likely when asked as in `arm` (base or base_best); None where
+        that was not measured, or not readable.
+        """
         try:
-            return Likelihoods.from_json(json.loads(self._likelihoods.read_text(encoding="utf-8")))
+            stored = json.loads(self._likelihoods[arm].read_text(encoding="utf-8"))
+            return Likelihoods.from_json(stored)
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def store_likelihoods(self, likelihoods: Likelihoods) -> None:
+    def store_likelihoods(self, arm: str, likelihoods: Likelihoods) -> None:
         """Write what the base finds likely, for the next run to find."""
-        write_json_atomic(self._likelihoods, asdict(likelihoods))
+        write_json_atomic(self._likelihoods[arm], asdict(likelihoods))
 
 
 def open_baseline_cache(
@@ -88,7 +92,11 @@ def open_baseline_cache(
     return BaselineCache(
         partial(_answers_file, folder, base, config.evaluation.max_new_tokens),
         folder / f"losses-{losses}.json",
-        folder / f"likelihoods-{likelihoods}.json",
+        {
+            "base": folder / f"likelihoods-{likelihoods}.json",
+            # How it is asked is a rule of base_prompt, and no setting.
+            "base_best": folder / f"likelihoods-{_digest(likelihoods, INSTRUCTION)}.json",
+        },
     )
 
 

@@ -3,7 +3,7 @@ every case the log-likelihood of its condition's name where the answer names it,
 same words without the question, against seven other conditions.
 
 The rules, in full:
-- The name follows the prompt of the run, the prompt's own marks up to the answer with nothing in
+- The name follows the question in its form (the prompt of the run; the base's own), with nothing in
   the place of the reasoning, and STEM.
 - What a name costs without the question (its prior) is taken off, so that neither a short name nor
   a common one wins by that.
@@ -21,13 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 from medexp.config.resolve import SHIPPED
-from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.encoding import Vocabulary, encode_prompt
-from medexp.data.prompts import render_case, render_question
 from medexp.evaluation.likelihood import Continuation, measure_log_likelihoods
 from medexp.evaluation.measures.conditions import are_related, write_condition_name
 from medexp.evaluation.measures.forced_choice import DiagnosisScores
+from medexp.evaluation.question_forms import QuestionForm
 from medexp.models.adapter_model import AdapterModel
 
 STEM = "The most likely diagnosis is"
@@ -36,15 +34,15 @@ RIVALS, DRAWS = 7, 5
 
 def score_diagnoses(
     model: AdapterModel,
-    prompt: Prompt,
+    form: QuestionForm,
     cases: Sequence[Case],
-    vocabulary: Vocabulary,
     fits: Callable[[int, int], bool],
     shares_prefix: bool,
     seed: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[DiagnosisScores]:
-    """Return the scores of those of `cases` that have a condition; `seed` draws their rivals.
+    """Return the scores of those of `cases` that have a condition, asked in `form`; `seed` draws
+    their rivals.
 
     `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how
     many cases have been measured.
@@ -57,8 +55,8 @@ def score_diagnoses(
         for case, draws in zip(cases, drawn, strict=True)
     ]
     everything = list(dict.fromkeys(name for candidates in names for name in candidates))
-    ids = {name: tuple(vocabulary.encode(f" {write_condition_name(name)}")) for name in everything}
-    without = encode_answer_prefix(prompt, "", STEM, vocabulary)
+    ids = {name: tuple(form.encode(f" {write_condition_name(name)}")) for name in everything}
+    without = form.encode_prefix("", STEM)
     priors = dict(
         zip(
             everything,
@@ -73,7 +71,7 @@ def score_diagnoses(
     )
     scores = []
     for case, candidates, draws in zip(cases, names, drawn, strict=True):
-        prefix = encode_answer_prefix(prompt, case.question, STEM, vocabulary)
+        prefix = form.encode_prefix(case.question, STEM)
         nats = measure_log_likelihoods(
             model, [Continuation(prefix, ids[name]) for name in candidates], fits, shares_prefix
         )
@@ -123,15 +121,3 @@ def _load_shipped_conditions() -> dict[str, str]:
     with (SHIPPED / "clinical_cases.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return {row["condition"]: row["specialty"] for row in rows}
-
-
-def encode_answer_prefix(
-    prompt: Prompt, question: str, opening: str, vocabulary: Vocabulary
-) -> tuple[int, ...]:
-    """Return the tokens of the prompt with `question`, and of the completion with nothing in the
-    place of the reasoning, up to the answer that begins with `opening`."""
-    mark = "{answer}"
-    before = render_case(prompt, Case("", "", mark)).completion
-    opened = before[: before.rindex(mark)] + opening
-    start = encode_prompt(render_question(prompt, question), vocabulary)
-    return (*start, *(vocabulary.encode(opened) if opened else ()))

@@ -30,6 +30,7 @@ from medexp.evaluation.likelihood import fits_tokens
 from medexp.evaluation.losses import measure_case_losses
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.forced_choice import Likelihoods
+from medexp.evaluation.question_forms import make_best_form, make_training_form
 from medexp.evaluation.record import Answer, BenchmarkGrades, CaseLoss, Record, build_record
 from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, REASONED, Scorecard
 from medexp.models.adapter_model import AdapterModel
@@ -270,35 +271,44 @@ class Evaluator:
         return grades.right
 
     def measure_likelihoods(self) -> dict[str, Likelihoods]:
-        """Return what "base" and "tuned" find likely of every held-out case; nothing with
+        """Return what every arm finds likely of every held-out case; nothing with
         `evaluation.likelihoods=false`.
         """
         if not self.config.evaluation.likelihoods or not self.prepared.held_out.cases:
             return {}
-        stored = self.baseline.load_likelihoods() if self.baseline else None
+        return {arm: self._measure_arm(arm) for arm in self.config.evaluation.arms}
+
+    def _measure_arm(self, arm: str) -> Likelihoods:
+        """Return what `arm` finds likely, from the cache where that has it."""
+        if arm == "tuned":
+            return self._weigh(arm)
+        stored = self.baseline.load_likelihoods(arm) if self.baseline else None
         if stored is None:
             with self.model.adapter_disabled():
-                stored = self._measure_side("base")
+                stored = self._weigh(arm)
             if self.baseline:
-                self.baseline.store_likelihoods(stored)
-        return {"base": stored, "tuned": self._measure_side("tuned")}
+                self.baseline.store_likelihoods(arm, stored)
+        return stored
 
-    def _measure_side(self, side: str) -> Likelihoods:
+    def _weigh(self, arm: str) -> Likelihoods:
         config, cases = self.config, self.prepared.held_out.cases
         evaluation, prompt = config.evaluation, config.prompt
         vocabulary = make_vocabulary(self.model.tokenizer, prompt)
-        fits = fits_tokens(evaluation.batch_size, evaluation.max_seq_tokens)
+        form = make_training_form(prompt, vocabulary)
+        if arm == "base_best":
+            form = make_best_form(self.model.tokenizer, vocabulary)
         # A plan counts on whole rows without a cache; on a CPU a shared prefix saves most of them.
-        how = (vocabulary, fits, not planner.is_planned(config))
-        label = f"weighing diagnoses and facts of {len(cases)} cases, {side}"
+        fits = fits_tokens(evaluation.batch_size, evaluation.max_seq_tokens)
+        how = (fits, not planner.is_planned(config))
+        label = f"weighing diagnoses and facts of {len(cases)} cases, {_ARM_NAMES[arm]}"
         with (
             memory_phase(Phase.evaluation, label, self.meter),
             self.console.progress(label, 2 * len(cases)) as advance,
         ):
             seed = config.dataset.split_seed
-            diagnoses = score_diagnoses(self.model, prompt, cases, *how, seed, advance)
+            diagnoses = score_diagnoses(self.model, form, cases, *how, seed, advance)
             advance(len(cases) - len(diagnoses))
-            knowledge = score_knowledge(self.model, prompt, cases, *how, advance)
+            knowledge = score_knowledge(self.model, form, cases, *how, advance)
         return Likelihoods(tuple(diagnoses), tuple(knowledge))
 
     def _batch_rule(self) -> Callable[[int, int], bool]:

@@ -2,7 +2,7 @@
 without being asked to write? Every reference item against its minimal corruptions.
 
 The rules, in full:
-- The item follows the prompt of the run, the prompt's own marks up to the answer with nothing in
+- The item follows the question in its form (the prompt of the run; the base's own), with nothing in
   the place of the reasoning, and the heading of the item's section. The heading and the rest of the
   reference are the same for both, and are not counted.
 - An item is preferred where it costs fewer nats a token (`measures.forced_choice` says why).
@@ -15,26 +15,24 @@ that a comparison of terms cannot see. It says nothing of what a model writes by
 
 from collections.abc import Callable, Sequence
 
-from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.encoding import Vocabulary
-from medexp.evaluation.diagnosis import encode_answer_prefix
 from medexp.evaluation.likelihood import Continuation, measure_log_likelihoods
 from medexp.evaluation.measures.corruptions import Corruption, corrupt_reference
 from medexp.evaluation.measures.forced_choice import ItemScores, KnowledgeScores
+from medexp.evaluation.question_forms import QuestionForm
 from medexp.models.adapter_model import AdapterModel
 
 
 def score_knowledge(
     model: AdapterModel,
-    prompt: Prompt,
+    form: QuestionForm,
     cases: Sequence[Case],
-    vocabulary: Vocabulary,
     fits: Callable[[int, int], bool],
     shares_prefix: bool,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[KnowledgeScores]:
-    """Return the scores of those of `cases` whose reference has items that can be corrupted.
+    """Return the scores of those of `cases` whose reference has items that can be corrupted, asked
+    in `form`.
 
     `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how
     many cases have been measured.
@@ -42,8 +40,8 @@ def score_knowledge(
     scores = []
     for case in cases:
         if corruptions := corrupt_reference(case.answer, case.question):
-            prefix = encode_answer_prefix(prompt, case.question, "", vocabulary)
-            texts = _build_continuations(corruptions, prefix, vocabulary)
+            prefix = form.encode_prefix(case.question, "")
+            texts = _build_continuations(corruptions, prefix, form.encode)
             nats = dict(
                 zip(
                     texts,
@@ -62,14 +60,16 @@ Key = tuple[str, str]
 
 
 def _build_continuations(
-    corruptions: Sequence[Corruption], prefix: tuple[int, ...], vocabulary: Vocabulary
+    corruptions: Sequence[Corruption],
+    prefix: tuple[int, ...],
+    encode: Callable[[str], list[int]],
 ) -> dict[Key, Continuation]:
     """Return each text once, by its section and words; what precedes the item is not counted."""
     continuations: dict[Key, Continuation] = {}
     for corruption in corruptions:
-        heading = vocabulary.encode(f"## {corruption.section.title()}\n-")
+        heading = encode(f"## {corruption.section.title()}\n-")
         for text in (corruption.item, corruption.text):
-            ids = vocabulary.encode(f" {text}")
+            ids = encode(f" {text}")
             continuations[corruption.section, text] = Continuation(
                 prefix, (*heading, *ids), len(heading)
             )

@@ -22,7 +22,8 @@ from medexp.evaluation.measures.claims import (
 )
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, find_contradictions
-from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
+from medexp.evaluation.measures.contrast_pairs import mark_pairs_told_apart
+from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES
 from medexp.evaluation.measures.reference_recall import (
     list_reference_items,
     measure_embedded_recall,
@@ -115,6 +116,12 @@ MEASURES = (
         "harmful advice",
         -1,
         "the cases have no column `must_not_say`, or are not English",
+    ),
+    Measure(
+        "contrast_pairs",
+        "contrast pairs told apart",
+        1,
+        "the answered cases have no whole contrast pair (columns `pair`, `decisive`)",
     ),
     Measure("contradicted_claims", "contradicted claims", -1, "the rules are English"),
     Measure("fabricated", "fabricated claims", -1, "the rules are English"),
@@ -311,10 +318,7 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     """
     reasons = {"base_best": record.base_best_reasons}
     arms = {
-        arm: tuple(
-            _score_arm(case, arm, reasons.get(arm, record.reasons), lexicon, cosines)
-            for case in record.cases
-        )
+        arm: _score_arm(record.cases, arm, reasons.get(arm, record.reasons), lexicon, cosines)
         for arm in ("base", "base_best", "tuned")
         if all(case.answers(arm) for case in record.cases)
     }
@@ -368,6 +372,39 @@ def find_role(key: str, primary: Sequence[str]) -> Role:
 
 
 def _score_arm(
+    cases: Sequence[AnsweredCase],
+    arm: str,
+    reasons: bool,
+    lexicon: Lexicon,
+    cosines: Cosines | None,
+) -> tuple[ScoredAnswer, ...]:
+    """Return the scored answers of `arm`, one a case; pairs of cases are marked together."""
+    scored = [_score_draws(case, arm, reasons, lexicon, cosines) for case in cases]
+    pairs = _mark_pairs(cases, arm, reasons)
+    return tuple(
+        replace(answer, values={**answer.values, "contrast_pairs": told_apart})
+        for answer, told_apart in zip(scored, pairs, strict=True)
+    )
+
+
+def _mark_pairs(cases: Sequence[AnsweredCase], arm: str, reasons: bool) -> list[float | None]:
+    """Return the share of the draws in which the pair of a case was told apart, None where it is of
+    no pair.
+    """
+    extras = [case.extra for case in cases]
+    draws = [
+        mark_pairs_told_apart(
+            [end_reasoning(answer.text) if reasons else answer.text for answer in of_draw], extras
+        )
+        for of_draw in zip(*(case.answers(arm) for case in cases), strict=True)
+    ]
+    return [
+        None if None in marks else fmean(mark for mark in marks if mark is not None)
+        for marks in zip(*draws, strict=True)
+    ]
+
+
+def _score_draws(
     case: AnsweredCase, arm: str, reasons: bool, lexicon: Lexicon, cosines: Cosines | None
 ) -> ScoredAnswer:
     """Return the scores of all answers of `arm` to `case` as one: their means."""
@@ -549,18 +586,21 @@ def _compare_losses(key: str, record: Record) -> MeasureResult:
 def _compare_likelihoods(key: str, record: Record) -> MeasureResult:
     """Return likelihood measure `key` compared over the held-out cases that have it."""
     measure = BY_KEY[key]
-    before, after = (
-        record.likelihoods.get(side, Likelihoods()).values(key) for side in ("base", "tuned")
-    )
-    cases = [case for case in before if case in after]
-    if not cases:
+    by_arm = {arm: scores.values(key) for arm, scores in record.likelihoods.items()}
+    after = by_arm.pop("tuned", {})
+    bases = {arm: values for arm, values in by_arm.items() if values}
+    cases = [case for case in after if all(case in values for values in bases.values())]
+    if not cases or "base" not in bases:
         return MeasureResult(measure, missing=measure.missing)
+    means = {arm: fmean(values[case] for case in cases) for arm, values in bases.items()}
+    better = max(means, key=lambda arm: measure.better * means[arm])
     groups = record.map_groups_by_digest()
-    return _compare_values(
+    result = _compare_values(
         measure,
-        [(before[case], after[case]) for case in cases],
+        [(bases[better][case], after[case]) for case in cases],
         [groups.get(case, case) for case in cases],
     )
+    return replace(result, bases=means, against=better)
 
 
 def _compare_marks(record: Record) -> list[MeasureResult]:

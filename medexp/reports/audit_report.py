@@ -105,6 +105,9 @@ def _funnel_rows(inspection: Inspection) -> Iterator[tuple[str, str, str, str]]:
     if whole.withheld:
         why = "the question or its group is held out from another part"
         yield f"{whole.withheld:,} withheld", f"{whole.withheld:,}", "", why
+    if whole.reserved:
+        why = "of the test and validation sides by the name of their group, not asked for"
+        yield f"{whole.reserved:,} reserved", "", f"{whole.reserved:,}", why
     limit = f"longer than the limit ({inspection.max_tokens:,} tokens in training), "
     if dropped := train.dropped_overlong + held_out.dropped_overlong:
         sides = f"{train.dropped_overlong:,}", f"{held_out.dropped_overlong:,}"

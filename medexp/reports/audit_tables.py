@@ -1,12 +1,14 @@
 """An audit of the cases on the console: cases in the colours of their parts, lengths, findings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
 
 from medexp.data.audit.inspection import Inspection, describe_missing_columns
+from medexp.data.audit.review_sheet import VERDICTS, Review
 from medexp.data.token_roles import Role, TokenSpan
+from medexp.evaluation.paired_stats import estimate_proportion
 from medexp.system.console import DONE, WRONG, Console
 from medexp.system.visible import visible
 
@@ -46,6 +48,37 @@ def print_inspection(inspection: Inspection, files: tuple[Path, Path], console: 
     if not inspection.broken:
         console.result("all checks passed", DONE)
     console.result(f"Written: {files[0]} and {files[1]}")
+
+
+def print_review(review: Review, file: Path, console: Console) -> None:
+    """Print what a reviewer found: verdicts with their intervals, kinds, every remark."""
+    judged = len(review.verdicts)
+    console.result(
+        f"{judged} of {review.rows} cases were judged"
+        + (f"; {review.changed} more are no longer what they were" if review.changed else "")
+    )
+    if judged:
+        rows = []
+        for verdict, meaning in VERDICTS.items():
+            share = estimate_proportion([given == verdict for given in review.verdicts])
+            low, high = share.wilson
+            count = review.verdicts.count(verdict)
+            rows.append(
+                (verdict, str(count), f"{share.share:.0%} [{low:.0%}, {high:.0%}]", meaning)
+            )
+        console.table("Judged", ("verdict", "cases", "share, 95 %", "meaning"), rows)
+    if review.remarks:
+        console.table("Errors by kind", ("kind", "cases"), _count_rows(review.count_kinds()))
+    for remark in review.remarks:
+        instead = f" -> {remark.instead}" if remark.instead else ""
+        console.result(
+            visible(f"{remark.condition}: {remark.wrong or remark.kind}{instead}"), WRONG
+        )
+    console.result(f"Written: {file}")
+
+
+def _count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    return [(name, str(count)) for name, count in counts.items()]
 
 
 def _build_summary_rows(inspection: Inspection) -> list[tuple[str, str]]:

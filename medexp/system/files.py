@@ -25,13 +25,19 @@ def write_json_atomic(
     private: bool = False,
     durable: bool = True,
 ) -> None:
-    """Write `value` as JSON so that a reader sees all of it or the file that was there before, also
-    after a power cut (but for `durable=False`, which does not wait for the disk); `private`: for
-    this user alone."""
+    """Write `value` as JSON, as `write_text_atomic` writes text."""
+    write_text_atomic(file, json.dumps(value, indent=indent), private, durable)
+
+
+def write_text_atomic(file: Path, text: str, private: bool = False, durable: bool = True) -> None:
+    """Write `text` so that a reader sees all of it or the file that was there before, also after a
+    power cut (but for `durable=False`, which does not wait for the disk); `private`: for this user
+    alone.
+    """
     half_done = file.with_name(f".{file.name}-{os.getpid()}-{threading.get_ident()}")
     try:
         half_done.touch(0o600 if private else 0o666)
-        half_done.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+        half_done.write_text(text, encoding="utf-8", newline="")
         if durable:
             flush(half_done)
         half_done.replace(file)

@@ -36,7 +36,8 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
     former = change_values(run, FORMER_VALUES | enums)
     assert not set(FORMER_VALUES) & set(extract_identity(former))
     changes = {
-        "dataset.validation": 8, "dataset.stratify_by": ["urgency"], "training.keep_best": True,
+        "dataset.validation": 8, "dataset.stratify_by": ["urgency"],
+        "dataset.test_share": 0.3, "dataset.validation_share": 0.1, "training.keep_best": True,
         "training.early_stopping_patience": 2, "evaluation.primary": ["structure"],
         "evaluation.cases": MeasuredCases.shipped,
         "evaluation.arms": ["base", "base_best", "tuned"],

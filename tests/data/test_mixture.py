@@ -24,7 +24,17 @@ COLUMNS = Columns(question="q", reasoning="r", answer="a")
 
 def part(name: str, weight: float, group_by: str | None = None) -> MixtureSource:
     return MixtureSource(
-        name, None, None, None, f"/{name}.json", COLUMNS, group_by, "none", weight=weight
+        name=name,
+        hub_id=None,
+        config=None,
+        revision=None,
+        path=f"/{name}.json",
+        columns=COLUMNS,
+        group_by=group_by,
+        test_share=None,
+        validation_share=0.0,
+        licence="none",
+        weight=weight,
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.data.cases import Case
-from medexp.data.split import Split, name_groups, split_cases
+from medexp.data.split import Sides, Split, divide_cases, name_groups, split_cases
 from medexp.errors import DataError
 
 QUESTIONS = st.sampled_from(["a", "A", " a ", "b", "B b", "b  B", "c", "d", "e", "f", "g", "h"])
@@ -261,3 +261,75 @@ def test_groups_have_the_name_of_the_first_column_they_have():
         "condition=c",
         none.digest,
     ]
+
+
+NAMES = st.lists(st.text("abcdefgh", min_size=1, max_size=6), unique=True, min_size=30, max_size=60)
+
+
+def named_cases(names: list[str]) -> list[Case]:
+    return [
+        Case(f"{name} {number}", "r", "a", {"condition": name}) for name in names for number in "12"
+    ]
+
+
+def find_sides(split: Split) -> dict[str, str]:
+    return {
+        case.extra["condition"]: side
+        for side in ("train", "validation", "held_out")
+        for case in getattr(split, side)
+    }
+
+
+@given(NAMES, st.integers(10, 29), st.integers(0, 3), st.randoms())
+def test_no_group_changes_sides_as_a_set_grows(dataset, names, fewer, seed, shuffler):
+    made = dataset(
+        group_by="condition",
+        test_share=0.3,
+        validation_share=0.2,
+        held_out=1000,
+        validation=1000,
+        split_seed=seed,
+    )
+    cases = named_cases(names)
+    shuffler.shuffle(cases)
+    small = divide_cases(
+        named_cases(names[:fewer]), "condition", 1000, seed, 1000, (), Sides.of(made)
+    )
+    large = divide_cases(cases, "condition", 1000, seed + 1, 1000, (), Sides.of(made))
+    for part in ("train", "validation", "test"):
+        assert {case.key for case in getattr(small, part)} <= {
+            case.key for case in getattr(large, part)
+        }
+
+
+def test_the_shares_are_those_that_were_asked_for():
+    sides = Counter(Sides(0.3, 0.1).find(f"condition {number}") for number in range(10_000))
+    assert sides["test"] == pytest.approx(3000, abs=150)
+    assert sides["validation"] == pytest.approx(1000, abs=100)
+
+
+def test_a_side_is_what_it_was_in_the_first_release():
+    # Written down: runs that are compared over years stand on it.
+    names = ("sepsis", "gout", "malaria", "croup", "anaphylaxis", "delirium")
+    assert [Sides(0.3, 0.1).find(name) for name in names] == WRITTEN_DOWN
+
+
+def test_what_is_not_asked_for_of_a_side_is_reserved_and_not_trained_on(dataset):
+    cases = some_cases(200, conditions=100)
+    settings = {"group_by": "condition", "test_share": 0.3, "validation_share": 0.1}
+    some = split_cases(cases, dataset(held_out=10, **settings))
+    more = split_cases(cases, dataset(held_out=20, validation=4, **settings))
+    assert some.train == more.train
+    assert {case.key for case in some.held_out} < {case.key for case in more.held_out}
+    for split in (some, more):
+        held_out = len(split.held_out) + len(split.validation)
+        assert len(split.train) + held_out + split.reserved == 200
+        assert not split.duplicates
+        assert split.reserved > 0
+
+
+def test_cases_without_groups_have_sides_by_their_questions(dataset):
+    cases = some_cases(100)
+    split = split_cases(cases, dataset(held_out=5, test_share=0.3))
+    again = split_cases(cases[::-1], dataset(held_out=5, test_share=0.3, split_seed=1))
+    assert {case.key for case in split.train} == {case.key for case in again.train}

@@ -91,7 +91,7 @@ def files_of(run: RunConfig, found: Weights, tokenizer: Any) -> tuple[Path, Path
     )
     known = known_base.open_baseline_cache(run, found, ready)
     assert known is not None
-    return known.answers_file(ready.prompts), known._losses, known._likelihoods
+    return known.answers_file(ready.prompts), known._losses, known._likelihoods["base"]
 
 
 @pytest.fixture
@@ -149,11 +149,12 @@ def test_a_checkpoint_that_was_moved_is_the_same_base_and_another_in_its_place_i
 
 @pytest.mark.parametrize("text", ["", "[{", '[{"nats": 1}]', "null"])
 def test_losses_that_cannot_be_read_are_measured_again(tmp_path: Path, text: str) -> None:
-    files = (tmp_path / name for name in ("answers.jsonl", "losses.json", "likelihoods.json"))
-    known = known_base.BaselineCache(*files)
+    likelihoods = {"base": tmp_path / "likelihoods.json"}
+    answers, losses = tmp_path / "answers.jsonl", tmp_path / "losses.json"
+    known = known_base.BaselineCache(lambda *_: answers, losses, likelihoods)
     (tmp_path / "losses.json").write_text(text)
     (tmp_path / "likelihoods.json").write_text(text)
-    assert known.load_likelihoods() is None
+    assert known.load_likelihoods("base") is None
     assert known.load_losses() is None
     known.store_losses([CaseLoss(1.0, 2, 0.5, 1)])
     assert known.load_losses() == [CaseLoss(1.0, 2, 0.5, 1)]

@@ -12,12 +12,12 @@ from medexp.evaluation.diagnosis import (
     RIVALS,
     STEM,
     draw_rivals,
-    encode_answer_prefix,
     list_known_conditions,
     score_diagnoses,
 )
 from medexp.evaluation.likelihood import Continuation, fits_tokens, measure_log_likelihoods
 from medexp.evaluation.measures.conditions import are_related
+from medexp.evaluation.question_forms import make_training_form
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -74,24 +74,22 @@ def test_a_condition_of_its_own_data_set_has_rivals_too():
     [(REASONED, f"Q: What?\n<think>\n\n</think>\n\n{STEM}"), (DIRECT, f"Q: What?\n{STEM}")],
 )
 def test_the_name_stands_where_the_answer_begins(tuned, prompt, expected):
-    ids = encode_answer_prefix(prompt, "What?", STEM, make_vocabulary(tuned.tokenizer, prompt))
+    form = make_training_form(prompt, make_vocabulary(tuned.tokenizer, prompt))
+    ids = form.encode_prefix("What?", STEM)
     assert tuned.tokenizer.decode(ids, skip_special_tokens=True) == expected
 
 
 def test_the_prior_is_taken_off_and_the_right_one_comes_first(tuned):
-    words = make_vocabulary(tuned.tokenizer, REASONED)
+    form = make_training_form(REASONED, make_vocabulary(tuned.tokenizer, REASONED))
     cases = [GOUT, Case("No condition?", "", "A")]
     counted = []
-    (found,) = score_diagnoses(
-        tuned, REASONED, cases, words, fits_tokens(16, 200), True, 3, counted.append
-    )
+    (found,) = score_diagnoses(tuned, form, cases, fits_tokens(16, 200), True, 3, counted.append)
     assert counted == [1]
     assert found.case == GOUT.digest
     assert found.candidates[0] == "gout"
-    ids = tuple(words.encode(" gout"))
+    ids = tuple(form.encode(" gout"))
     asked, bare = (
-        Continuation(encode_answer_prefix(REASONED, question, STEM, words), ids)
-        for question in (GOUT.question, "")
+        Continuation(form.encode_prefix(question, STEM), ids) for question in (GOUT.question, "")
     )
     with_question, prior = measure_log_likelihoods(tuned, [asked, bare], fits_tokens(1, 200), False)
     assert found.nats[0] == pytest.approx(with_question - prior, abs=1e-4)
@@ -99,16 +97,16 @@ def test_the_prior_is_taken_off_and_the_right_one_comes_first(tuned):
 
 
 def test_a_model_that_was_taught_the_name_prefers_it(tuned):
-    words = make_vocabulary(tuned.tokenizer, DIRECT)
+    form = make_training_form(DIRECT, make_vocabulary(tuned.tokenizer, DIRECT))
 
     def margin() -> float:
-        (found,) = score_diagnoses(tuned, DIRECT, [GOUT], words, fits_tokens(16, 200), True, 3)
+        (found,) = score_diagnoses(tuned, form, [GOUT], fits_tokens(16, 200), True, 3)
         return found.margin
 
     before = margin()
     lessons = []
     for question, name in ((GOUT.question, "gout"), ("", "septic arthritis")):
-        prefix, ids = encode_answer_prefix(DIRECT, question, STEM, words), words.encode(f" {name}")
+        prefix, ids = form.encode_prefix(question, STEM), form.encode(f" {name}")
         lessons.append(([*prefix, *ids], [*[-100] * len(prefix), *ids]))
     optimizer = torch.optim.Adam(
         [each for each in tuned.network.parameters() if each.requires_grad], lr=1e-2

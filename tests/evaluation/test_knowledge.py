@@ -6,9 +6,9 @@ from helpers.commands import TinyRuns
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
-from medexp.evaluation.diagnosis import encode_answer_prefix
 from medexp.evaluation.knowledge import score_knowledge
 from medexp.evaluation.likelihood import Continuation, fits_tokens, measure_log_likelihoods
+from medexp.evaluation.question_forms import make_training_form
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -34,23 +34,21 @@ def tuned(tiny_runs: TinyRuns) -> AdapterModel:
 
 
 def test_every_corruption_is_a_pair_and_the_items_are_counted_alone(tuned):
-    words = make_vocabulary(tuned.tokenizer, PROMPT)
+    form = make_training_form(PROMPT, make_vocabulary(tuned.tokenizer, PROMPT))
     counted = []
     cases = [CASE, Case("Another?", "", "No sections here.")]
-    (found,) = score_knowledge(
-        tuned, PROMPT, cases, words, fits_tokens(8, 200), True, counted.append
-    )
+    (found,) = score_knowledge(tuned, form, cases, fits_tokens(8, 200), True, counted.append)
     assert counted == [1, 1]
     assert (found.case, found.group) == (CASE.digest, "acute coronary syndrome")
     kinds = [pair.kind for pair in found.pairs]
     assert sorted(kinds) == ["dose", "dose", "drug", "laterality", "send_home"]
     hand = found.pairs[kinds.index("laterality")]
-    prefix = encode_answer_prefix(PROMPT, CASE.question, "", words)
-    heading = words.encode("## Symptoms\n-")
+    prefix = form.encode_prefix(CASE.question, "")
+    heading = form.encode("## Symptoms\n-")
     true, corrupted = (
-        Continuation(prefix, (*heading, *words.encode(f" Cold {side} hand")), skipped=len(heading))
+        Continuation(prefix, (*heading, *form.encode(f" Cold {side} hand")), skipped=len(heading))
         for side in ("left", "right")
     )
     expected = measure_log_likelihoods(tuned, [true, corrupted], fits_tokens(1, 200), False)
     assert [-hand.true_nats, -hand.corrupted_nats] == pytest.approx(expected, abs=1e-4)
-    assert hand.true_tokens == len(words.encode(" Cold left hand"))
+    assert hand.true_tokens == len(form.encode(" Cold left hand"))

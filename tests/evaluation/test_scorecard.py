@@ -361,6 +361,36 @@ def test_likelihoods_are_compared_over_all_held_out_cases_by_group(lexicon):
     assert card.metrics()["eval/diagnosis_likelihood/after"] == 0.75
 
 
+def test_likelihoods_are_held_against_the_better_way_of_asking_the_base(lexicon):
+    def side(preferred: float) -> Likelihoods:
+        pair = ItemScores("dose", 1.0, 1, 1.0 + preferred, 1)
+        return Likelihoods((), tuple(KnowledgeScores(name, "", (pair,)) for name in held_out))
+
+    held_out = tuple(f"case {place}" for place in range(4))
+    arms = {"base": side(-1), "base_best": side(1), "tuned": side(0)}
+    record = Record(False, (), (), (), held_out=held_out, groups=held_out, likelihoods=arms)
+    found = build_scorecard(record, lexicon).find_result("knowledge_likelihood")
+    assert (found.against, found.before, found.after) == ("base_best", 1, 0.5)
+    assert found.bases == {"base": 0, "base_best": 1}
+
+
+def test_pairs_are_told_apart_by_both_answers_of_a_draw(lexicon):
+    texts = ("Give doxycycline.", "Give flucloxacillin.", "Rest.")
+    extras = (
+        {"pair": "p", "decisive": "doxycycline"}, {"pair": "p", "decisive": "flucloxacillin"}, {},
+    )  # fmt: skip
+    cases = [Case(f"{QUESTION} {at}", "", REFERENCE, extra) for at, extra in enumerate(extras)]
+    right = [Answer(place, text, 9, True) for place, text in enumerate(texts)]
+    alike = [Answer(place, texts[0], 9, True) for place in range(3)]
+    record = build_record(
+        False, cases, (alike, right), ([], []), further={"base": [alike], "tuned": [alike]}
+    )
+    card = build_scorecard(record, lexicon)
+    found = card.find_result("contrast_pairs")
+    assert (found.before, found.after, found.comparison.pairs) == (0, 0.5, 2)
+    assert [answer.values["contrast_pairs"] for answer in card.after] == [0.5, 0.5, None]
+
+
 def test_without_likelihoods_their_measures_say_why(lexicon):
     card = build_scorecard(Record(False, (), (), ()), lexicon)
     for key in LIKELIHOOD_MEASURES:

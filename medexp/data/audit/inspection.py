@@ -7,7 +7,8 @@ learnt, repeats, leaks, faults.
 - no answer and no reasoning is a word for a missing value (None, N/A, -);
 - at most MAX_DROPPED of the training cases are dropped and at most MAX_TRIMMED have their reasoning
   shortened for length;
-- at most MAX_NEAR of the training cases nearly repeat another one;
+- at most MAX_NEAR of the training cases nearly repeat another one, the other of their contrast
+  pair apart;
 - every prompt that reasons has reasoning to learn, at most MAX_FAULTY of it copied or repetitive;
 - at most MAX_FOREIGN of the training cases are in another language than the most frequent one;
 - EOS is among the labels of every case;
@@ -27,7 +28,7 @@ from medexp.data.audit.missing_columns import find_missing_columns
 from medexp.data.audit.missing_values import find_missing_values, is_missing_value
 from medexp.data.audit.reasoning_checks import ReasoningFaults, find_reasoning_faults
 from medexp.data.case_counts import CaseCounts
-from medexp.data.cases import Case
+from medexp.data.cases import PAIR, Case
 from medexp.data.encoding import EncodedCases
 from medexp.data.preparation import Prepared
 from medexp.data.prompts import trains_reasoning
@@ -241,11 +242,14 @@ def _find_near_questions(
     train: Sequence[Case], held_out: Sequence[Case]
 ) -> tuple[list[Repeat], list[Repeat]]:
     """Return the near repeats within the training cases, and those between them and the held-out
-    cases."""
+    cases; the two of a contrast pair are alike on purpose.
+    """
     questions, measured = [case.question for case in train], [case.question for case in held_out]
+    pairs = [case.extra.get(PAIR) for case in train]
     within = [
-        Repeat(questions[pair.case], questions[pair.of], pair.similarity)
-        for pair in find_near_duplicates(questions)
+        Repeat(questions[copy.case], questions[copy.of], copy.similarity)
+        for copy in find_near_duplicates(questions)
+        if pairs[copy.case] is None or pairs[copy.case] != pairs[copy.of]
     ]
     between = [
         Repeat(questions[pair.case], measured[pair.of], pair.similarity)
