@@ -29,7 +29,7 @@ from medexp.data.cases import compute_digest
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import RunError
-from medexp.evaluation import benchmarks, evaluator
+from medexp.evaluation import benchmarks, evaluator, verification
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.benchmark_questions import ChoiceQuestion, parse_questions
 from medexp.evaluation.evaluator import Evaluator
@@ -70,6 +70,7 @@ def evaluate(
         continues it.
     """
     evaluator.check_primary(config.evaluation)
+    verification.check_verifier(config.evaluation)
     began = time.perf_counter()
     if options.rescore:
         record, scorecard = _rescore(config, run, console)

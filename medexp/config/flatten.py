@@ -24,6 +24,7 @@ _NOT_THE_EXPERIMENT = (
     "training.save_steps",
     "evaluation.reuse_base",
     "evaluation.likelihoods",
+    "evaluation.verifier",
     "dataset.faulty",
 )
 # Of a card, measured or published: nothing but predictions is made of them.

@@ -23,6 +23,8 @@ FORMER_VALUES: dict[str, object] = {
     "evaluation.benchmark_files.medbullets": None,
     "evaluation.benchmark_files.medxpertqa": None,
     "evaluation.benchmark_reasoning": False,
+    "evaluation.verifier": None,
+    "evaluation.verifier_model": None,
 }
 
 

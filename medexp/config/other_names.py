@@ -178,9 +178,11 @@ _INSTEAD = {  # their name: what is done here
         "write 'lora.target_modules=[q_proj,v_proj]', or lora=all_linear for every projection"
     ),
     "lora_target_linear": "every linear projection is lora=all_linear, as it is by default",
-    "train_on_inputs": "which tokens are in the loss is training.loss_on, one of completion, all",
+    "train_on_inputs": (
+        "which tokens are in the loss is training.loss_on, one of completion, answer, all"
+    ),
     "completion_only_loss": (
-        "which tokens are in the loss is training.loss_on, one of completion, all"
+        "which tokens are in the loss is training.loss_on, one of completion, answer, all"
     ),
     "packing": (
         "training.batch_by=tokens fills a micro-batch up to training.micro_batch x"

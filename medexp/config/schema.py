@@ -70,6 +70,7 @@ class Faulty(Enum):
 
 class LossOn(Enum):
     completion = "completion"
+    answer = "answer"
     all = "all"
 
 
@@ -365,6 +366,8 @@ class Evaluation(Group):
     benchmark_files: BenchmarkFiles = MISSING
     benchmark_limit: int | None = number(1)
     benchmark_reasoning: bool = MISSING
+    verifier: str | None = MISSING
+    verifier_model: str | None = MISSING
     judge: Judge = MISSING
 
 

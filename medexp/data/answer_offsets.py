@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
-from medexp.data.encoding import EncodedCase, Vocabulary
+from medexp.data.encoding import EncodedCase, Vocabulary, count_shared_tokens
 from medexp.data.prompts import render_case
 
 _ANSWER = "{answer}"
@@ -30,10 +30,5 @@ def _find_answer_start(
     behind = len(prompt.completion) - prompt.completion.rindex(_ANSWER) - len(_ANSWER)
     completion = render_case(prompt, case).completion
     before = completion[: len(completion) - behind - len(case.answer)]
-    alone = vocabulary.encode(before) if before else []
     whole = encoded.input_ids[encoded.prompt_tokens :]
-    shared = next(
-        (at for at, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other),
-        len(alone),
-    )
-    return encoded.prompt_tokens + shared
+    return encoded.prompt_tokens + count_shared_tokens(before, whole, vocabulary)

@@ -15,6 +15,7 @@ from medexp.errors import DataError
 
 # The label that every Hugging Face loss skips.
 IGNORED = -100
+_REASONING = "{reasoning}"
 # After a full stop and the space behind it, after a Chinese or Japanese one with its closing
 # quotes, and where a line ends.
 _SENTENCE_END = re.compile(r"""[.!?](?=\s)|[。！？；][”’」』）"']*|(?<=\S)(?=[^\S\n]*\n)""")
@@ -71,12 +72,30 @@ class EncodedCases:
 
 def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> EncodedCase:
     """Return the tokens of `case`. Prompt and completion are tokenised apart, so that the inference
-    prompt is an exact prefix."""
+    prompt is an exact prefix.
+
+    With `loss_on=answer` labels begin behind the reasoning, at the mark that closes it: a model
+    that is never taught to close it never answers.
+    """
     text = render_case(prompt, case)
     start = encode_prompt(text.prompt, vocabulary)
     completion = [*vocabulary.encode(text.completion), vocabulary.eos_id]
-    masked = [IGNORED] * len(start) if loss_on is LossOn.completion else start
-    return EncodedCase(start + completion, masked + completion, prompt_tokens=len(start))
+    learnt = start + completion
+    unlearnt = 0 if loss_on is LossOn.all else len(start)
+    if loss_on is LossOn.answer and _REASONING in prompt.completion:
+        opened = prompt.completion[: prompt.completion.index(_REASONING)]
+        reasoned = text.completion[: len(opened) + len(case.reasoning)]
+        unlearnt += count_shared_tokens(reasoned, completion, vocabulary)
+    return EncodedCase(learnt, [IGNORED] * unlearnt + learnt[unlearnt:], prompt_tokens=len(start))
+
+
+def count_shared_tokens(text: str, ids: Sequence[int], vocabulary: Vocabulary) -> int:
+    """Return with how many tokens of `text` the tokens `ids` of a longer text begin."""
+    alone = vocabulary.encode(text) if text else []
+    return next(
+        (at for at, (one, other) in enumerate(zip(alone, ids, strict=False)) if one != other),
+        min(len(alone), len(ids)),
+    )
 
 
 def encode_prompt(prompt_text: str, vocabulary: Vocabulary) -> list[int]:

@@ -52,7 +52,11 @@ def choose_way(tokenizer: Any) -> str:
 
 def render_best_way(tokenizer: Any, question: str, way: str) -> str:
     """Return the text that asks `question`, up to where the base's answer begins."""
-    request = f"{question.strip()}\n\n{INSTRUCTION}"
+    return render_request(tokenizer, f"{question.strip()}\n\n{INSTRUCTION}", way)
+
+
+def render_request(tokenizer: Any, request: str, way: str) -> str:
+    """Return the text that makes any `request` of the base, up to where its reply begins."""
     if way == "chat template":
         messages = [{"role": "user", "content": request}]
         return str(

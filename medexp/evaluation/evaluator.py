@@ -19,7 +19,7 @@ from medexp.data.preparation import Prepared
 from medexp.data.prompts import closes_reasoning
 from medexp.data.split import name_groups
 from medexp.errors import ConfigError, listing, nearest
-from medexp.evaluation import embedding, generation, judge, scorecard
+from medexp.evaluation import embedding, generation, judge, scorecard, verification
 from medexp.evaluation.base_prompt import BestPrompts, make_best_prompts
 from medexp.evaluation.baseline_cache import BaselineCache
 from medexp.evaluation.benchmark_questions import ChoiceQuestion
@@ -225,7 +225,25 @@ class Evaluator:
             likelihoods=self.measure_likelihoods(),
             base_best_reasons=bool(best) and self.best_prompts.reasons,
         )
+        record = replace(record, verified=self._verify(record))
         return add_judgements(record, self.config.evaluation, self.console)
+
+    def _verify(self, record: Record) -> Mapping[str, tuple[float, ...]]:
+        """Return what the verifier of the config says of every arm's answers."""
+        evaluation, arms = self.config.evaluation, self.config.evaluation.arms
+        if evaluation.verifier is None or not record.cases:
+            return {}
+        label, count = f"asking the verifier {evaluation.verifier}", len(record.cases) * len(arms)
+        with (
+            memory_phase(Phase.evaluation, label, self.meter),
+            self.console.progress(label, count) as advance,
+        ):
+            fits = fits_tokens(evaluation.batch_size, evaluation.max_seq_tokens)
+            verifier = verification.make_verifier(self.config, self.model, fits)
+            found = verification.verify_answers(verifier, record.cases, arms, advance)
+        if not found:
+            self.console.info(f"{label} failed: no usable reply; the run goes on without", NOTE)
+        return found
 
     def answer_benchmarks(
         self, questions: Mapping[Benchmark, Sequence[ChoiceQuestion]]

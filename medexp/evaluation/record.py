@@ -132,7 +132,8 @@ class Record:
     records, where a case is its own group and the primary measures are the default ones.
     `likelihoods` holds what the base and the tuned model find likely (by "base" and "tuned"), where
     that was measured. `base_best_reasons` where the base's best way ends in a chain of thought that
-    is open: its answer then begins after `</think>`."""
+    is open: its answer then begins after `</think>`. `verified` holds by arm how much a verifier
+    found each answer supported, above 0 where it said yes; nothing where none was asked."""
 
     reasons: bool
     cases: tuple[AnsweredCase, ...]
@@ -145,6 +146,7 @@ class Record:
     primary: tuple[str, ...] = ()
     likelihoods: Mapping[str, Likelihoods] = field(default_factory=dict)
     base_best_reasons: bool = False
+    verified: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def map_groups_by_digest(self) -> dict[str, str]:
         """Return the group of every held-out case by its digest; of an older record, of none."""
@@ -191,6 +193,7 @@ class Record:
                 groups=tuple(stored.get("groups", ())),
                 primary=tuple(stored.get("primary", ())),
                 base_best_reasons=bool(stored.get("base_best_reasons", False)),
+                verified={arm: tuple(values) for arm, values in stored.get("verified", {}).items()},
                 likelihoods={
                     side: Likelihoods.from_json(scores)
                     for side, scores in stored.get("likelihoods", {}).items()

@@ -123,6 +123,7 @@ MEASURES = (
         1,
         "the answered cases have no whole contrast pair (columns `pair`, `decisive`)",
     ),
+    Measure("supported", "supported, by a verifier", 1, "evaluation.verifier names none"),
     Measure("contradicted_claims", "contradicted claims", -1, "the rules are English"),
     Measure("fabricated", "fabricated claims", -1, "the rules are English"),
     Measure("structure", "four sections (0 to 1)", 1),
@@ -318,7 +319,10 @@ def build_scorecard(record: Record, lexicon: Lexicon, cosines: Cosines | None = 
     """
     reasons = {"base_best": record.base_best_reasons}
     arms = {
-        arm: _score_arm(record.cases, arm, reasons.get(arm, record.reasons), lexicon, cosines)
+        arm: _add_support(
+            _score_arm(record.cases, arm, reasons.get(arm, record.reasons), lexicon, cosines),
+            record.verified.get(arm, ()),
+        )
         for arm in ("base", "base_best", "tuned")
         if all(case.answers(arm) for case in record.cases)
     }
@@ -384,6 +388,18 @@ def _score_arm(
     return tuple(
         replace(answer, values={**answer.values, "contrast_pairs": told_apart})
         for answer, told_apart in zip(scored, pairs, strict=True)
+    )
+
+
+def _add_support(
+    scored: tuple[ScoredAnswer, ...], verified: Sequence[float]
+) -> tuple[ScoredAnswer, ...]:
+    """Return the answers with whether a verifier says yes to each, where one was asked."""
+    if len(verified) != len(scored):
+        return scored
+    return tuple(
+        replace(answer, values={**answer.values, "supported": float(support > 0)})
+        for answer, support in zip(scored, verified, strict=True)
     )
 
 

@@ -127,7 +127,7 @@ class JudgeVerifier:
     def _prompt_ids(self, item: Item) -> list[int]:
         text = judge_prompt(item)
         if self._uses_chat_template:
-            messages = [{"role": "user", "content": text.rpartition("\n\n### Verdict:")[0]}]
+            messages = [{"role": "user", "content": judge_request(item)}]
             text = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
@@ -241,6 +241,11 @@ class EndpointVerifier:
         return odds if odds is not None else _find_sign(reply)
 
 
+def judge_request(item: Item) -> str:
+    """Return what a judge is asked about `item`, for a chat template to put its marks around."""
+    return judge_prompt(item).rpartition("\n\n### Verdict:")[0]
+
+
 def judge_prompt(item: Item) -> str:
     """Return what a judge is asked about `item`, in plain text."""
     return JUDGE_PROMPT.format(
@@ -257,12 +262,14 @@ def load_from_folder(
     batch_size: int,
     uses_chat_template: bool = True,
     base: Path | None = None,
+    device: str | None = None,
 ) -> list[Verifier]:
     """Return the verifiers that a checkpoint makes: a classifier one, a causal model (or an adapter
     on one) a judge and a likelihood.
 
     `libraries` has the imported `transformers` and, for an adapter, `peft`; `base` is the folder of
-    the model that an adapter was trained on, where its own config does not name it.
+    the model that an adapter was trained on, where its own config does not name it; without
+    `device` a card is used where one is.
 
     Raises: ModelError if the folder holds no checkpoint, or the base of an adapter is not there.
     """
@@ -274,7 +281,7 @@ def load_from_folder(
             f"{folder} holds no checkpoint: neither config.json nor adapter_config.json is in it."
             " Name the folder of a causal model, of an adapter, or of a sequence classifier"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     whole = _find_base(folder, base) if is_adapter else folder
     tokenizer = libraries.transformers.AutoTokenizer.from_pretrained(str(whole))
     if tokenizer.pad_token_id is None:

@@ -19,7 +19,7 @@ from medexp.data.cases import compute_digest
 from medexp.data.preparation import Prepared
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
-from medexp.evaluation import evaluator
+from medexp.evaluation import evaluator, verification
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Scorecard
@@ -92,6 +92,7 @@ def train(
     """
     request = _Request(config, invocation, console, trial, time.perf_counter())
     evaluator.check_primary(config.evaluation)
+    verification.check_verifier(config.evaluation)
     # A store that cannot be opened is refused before anything is computed for it.
     prepare_store(Path(config.tracking.root or "."))
     config, plan, runners_up = _apply_best_plan(config)

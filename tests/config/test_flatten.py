@@ -97,6 +97,8 @@ def test_what_does_not_change_what_comes_out(run):
         "training.save_steps",
         "evaluation.reuse_base",
         "evaluation.likelihoods",
+        "evaluation.verifier",
+        "evaluation.verifier_model",
         "dataset.faulty",
     }
     assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))

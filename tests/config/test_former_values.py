@@ -44,6 +44,7 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
         "evaluation.draws": 2, "evaluation.temperature": 0.5, "evaluation.likelihoods": True,
         "evaluation.benchmark_files.medbullets": "a.jsonl",
         "evaluation.benchmark_files.medxpertqa": "a.jsonl", "evaluation.benchmark_reasoning": True,
+        "evaluation.verifier": "base", "evaluation.verifier_model": "m",
     }  # fmt: skip
     assert set(changes) == set(FORMER_VALUES)
     for name, value in changes.items():

@@ -16,7 +16,7 @@ TYPED = [
         "evaluation.max_new_token does not exist; evaluation has answers, max_new_tokens, "
         "batch_size, max_seq_tokens, every_steps, primary, cases, arms, draws, temperature, "
         "likelihoods, reuse_base, embedding, benchmarks, benchmark_files, benchmark_limit, "
-        "benchmark_reasoning, judge; "
+        "benchmark_reasoning, verifier, verifier_model, judge; "
         "did you mean evaluation.max_new_tokens?",
     ),
     (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config.schema import LossOn, Overlong
+from medexp.config.schema import LossOn, Overlong, Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import IGNORED, Vocabulary, encode_case, encode_cases, encode_prompt
 from medexp.data.prompts import render_case, render_question
@@ -59,6 +59,27 @@ def test_the_tokens_are_the_whole_text_between_one_bos_and_one_eos(
 def test_loss_on_all_learns_every_token(prompt, characters, case):
     encoded = encode_case(prompt, case, characters, LossOn.all)
     assert encoded.labels == encoded.input_ids
+
+
+@given(CASES)
+def test_loss_on_the_answer_begins_at_the_mark_that_closes_the_reasoning(
+    prompt, characters, decoded, case
+):
+    encoded = encode_case(prompt, case, characters, LossOn.answer)
+    learnt = [label for label in encoded.labels if label != IGNORED]
+    assert decoded(learnt) == f"\n</think>\n\n{case.answer}⟩"
+    whole = encode_case(prompt, case, characters, LossOn.completion)
+    assert encoded.input_ids == whole.input_ids
+
+
+def test_without_reasoning_the_answer_is_the_completion(characters):
+    direct = Prompt("direct", "{question} ", "{answer}")
+    case = Case("q", "", "a")
+    answer, completion = (
+        encode_case(direct, case, characters, loss_on)
+        for loss_on in (LossOn.answer, LossOn.completion)
+    )
+    assert answer == completion
 
 
 @given(CASES, st.sampled_from(LossOn))
