@@ -30,8 +30,8 @@ COMMON = (
     "model.quantisation=none",
     "prompt=clinical_sections",
     "training.max_seq_tokens=1024",
-    "evaluation.batch_size=16",
-    "evaluation.max_new_tokens=500",
+    "evaluation.batch_size=64",
+    "evaluation.max_new_tokens=1000",
     "tracking.system_metrics=false",
     "tracking.root=mlruns",
 )
@@ -43,7 +43,17 @@ RECIPES: dict[str, Sequence[str]] = {
     "shipped, learning rate / 4": (*SHIPPED, "training.learning_rate=5e-5"),
     "shipped, rank 4": (*SHIPPED, "lora.r=4", "lora.alpha=4"),
     "shipped, 20 steps": (*SHIPPED, "training.max_steps=20"),
-    "shipped, answers alone": (*SHIPPED, "prompt=direct", "dataset.columns.reasoning=null"),
+    "shipped, 180 steps": (*SHIPPED, "training.max_steps=180"),
+    "shipped, best step by validation": (
+        *SHIPPED,
+        "training.max_steps=180",
+        "training.keep_best=true",
+        "training.early_stopping_patience=3",
+        "evaluation.every_steps=15",
+        "training.save_steps=15",
+    ),
+    "shipped, loss on the answer": (*SHIPPED, "training.loss_on=answer"),
+    "shipped, without reasoning": (*SHIPPED, "prompt=direct", "dataset.columns.reasoning=null"),
     "shipped, items the base finds likely": (),  # the path of its cases is filled in
     "medical-o1 alone": (
         *MIXTURE,
@@ -81,11 +91,12 @@ def main() -> int:
     tasks = [(name, seed) for seed in options.seeds for name in recipes]
     began = time.monotonic()
     # The first run asks the base; the others find its answers in the store.
-    trials = [_train(options, work, *tasks[0], recipes[tasks[0][0]])]
+    ahead = 0 if options.base_is_known else 1
+    trials = [_train(options, work, *task, recipes[task[0]]) for task in tasks[:ahead]]
     with ThreadPoolExecutor(options.jobs) as pool:
         waiting = [
             pool.submit(_train_in_time, options, work, name, seed, recipes[name], began)
-            for name, seed in tasks[1:]
+            for name, seed in tasks[ahead:]
         ]
         trials += [trial for task in waiting if (trial := task.result()) is not None]
     _write(options, trials, len(tasks))
@@ -104,8 +115,11 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=5, help="runs at once (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=RECIPES, metavar="RECIPE")
     parser.add_argument("--hardware", default="h200_141gb", help="(%(default)s)")
-    parser.add_argument("--held-out", type=int, default=32)
+    parser.add_argument("--held-out", type=int, default=64, help="(%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")
+    parser.add_argument(
+        "--base-is-known", action="store_true", help="an earlier call asked it: all at once"
+    )
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="S")
     return parser.parse_args()
 
@@ -224,7 +238,7 @@ def _find_known_cases(options: argparse.Namespace, work: Path) -> list[str]:
     del model
     torch.cuda.empty_cache()
     # A source of its own: as clinical_cases, these would be all there are to hold out from.
-    entry = f"{{use: local, weight: 1, path: {file}, group_by: condition}}"
+    entry = f"{{use: local, weight: 1, path: {file}, group_by: group}}"
     return [
         "dataset=mixture",
         f"dataset.mixture=[{entry}]",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medexp.config.schema import LossOn, Overlong, RunConfig
 from medexp.data.case_counts import CaseCounts, SourceCounts, count_cases
-from medexp.data.cases import Case
+from medexp.data.cases import PAIR, Case
 from medexp.data.encoding import EncodedCase, EncodedCases, Vocabulary, encode_cases, encode_prompt
 from medexp.data.order import count_epoch_draws, count_steps, make_mixed_order
 from medexp.data.prompts import render_question
@@ -151,10 +151,28 @@ def _count_draws(
 
 
 def pick_evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
-    """Return `count` of `cases` (all, if there are fewer) at even distances: neighbours may share a
-    condition."""
-    count = min(count, len(cases))
-    return [cases[index * len(cases) // count] for index in range(count)]
+    """Return `count` of `cases` (all, if there are fewer) at even distances, in their order:
+    neighbours may share a condition. A contrast pair is taken whole or not at all, as long as
+    there are others.
+    """
+    units: dict[object, list[int]] = {}
+    for place, case in enumerate(cases):
+        units.setdefault(case.extra.get(PAIR) or place, []).append(place)
+    waiting = list(units.values())
+    for number in range(len(waiting), 0, -1):
+        spaced = [waiting[index * len(waiting) // number] for index in range(number)]
+        taken = {place for unit in spaced for place in unit}
+        if len(taken) <= count:
+            break
+    else:
+        taken = set()
+    # What is still wanted is filled up with single cases, else with halves of pairs.
+    rest = sorted(
+        (place for place in range(len(cases)) if place not in taken),
+        key=lambda place: bool(cases[place].extra.get(PAIR)),
+    )
+    taken.update(rest[: max(0, count - len(taken))])
+    return [cases[place] for place in sorted(taken)]
 
 
 def _refuse_empty(side: EncodedCases, overlong: Overlong, which: str, key: str, limit: int) -> None:

@@ -1,4 +1,5 @@
 import copy
+from collections import Counter
 from itertools import pairwise
 from math import ceil
 
@@ -100,7 +101,7 @@ def test_training_learns_what_loss_on_says_and_held_out_loss_is_on_completions(
 ):
     run = change_values(run, {"training.loss_on": loss_on})
     ready = prepare(run, SIDES, characters)
-    assert all((IGNORED in row.labels) == (loss_on is LossOn.completion) for row in ready.rows)
+    assert all((IGNORED in row.labels) == (loss_on is not LossOn.all) for row in ready.rows)
     assert all(
         row.labels[: row.prompt_tokens] == [IGNORED] * row.prompt_tokens
         for row in ready.held_out.encoded
@@ -210,3 +211,37 @@ def test_a_part_where_nothing_fits_is_named(run, characters):
         ),
     ):
         prepare(run, Split((*TRAIN[:8], *long), HELD_OUT, 16, 0, SHARED.shares), characters)
+
+
+def paired_cases(singles: int, pairs: int) -> list[Case]:
+    names = [f"pair {number}" for number in range(pairs) for _ in "12"]
+    alone = [Case(f"single {number}", "r", "a") for number in range(singles)]
+    return alone + [
+        Case(f"{name} {place}", "r", "a", {"pair": name}) for place, name in enumerate(names)
+    ]
+
+
+@given(st.integers(0, 12), st.integers(0, 8), st.integers(0, 30), st.randoms())
+def test_so_many_cases_are_picked_in_their_order_and_pairs_stay_whole(
+    singles, pairs, count, shuffler
+):
+    cases = paired_cases(singles, pairs)
+    shuffler.shuffle(cases)
+    picked = pick_evenly(cases, count)
+    assert len(picked) == min(count, len(cases))
+    places = [cases.index(case) for case in picked]
+    assert places == sorted(set(places))
+    named = Counter(case.extra.get("pair") for case in picked)
+    halves = [name for name, number in named.items() if name and number == 1]
+    # A pair is broken only where no single case is left to fill the last place.
+    assert len(halves) <= 1
+    if halves:
+        assert named[None] == singles
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_without_pairs_the_distances_are_even(number, count):
+    cases = paired_cases(number, 0)
+    count = min(count, number)
+    expected = [cases[index * number // count] for index in range(count)]
+    assert pick_evenly(cases, count) == expected
