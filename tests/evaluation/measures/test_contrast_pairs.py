@@ -21,6 +21,12 @@ NOT_ALLERGIC = {"pair": "skin-1", "decisive": "flucloxacillin | cephalexin"}
         ("Give flucloxacillin.", "Give doxycycline.", 0.0),
         ("", "", 0.0),
         ("Do not give doxycycline.", "Give flucloxacillin.", 0.0),
+        # What is said for another case.
+        ("Give doxycycline.", "Flucloxacillin 1 g, or doxycycline if allergic.", 1.0),
+        ("Give doxycycline.", "Flucloxacillin. If allergic, doxycycline.", 1.0),
+        ("Flucloxacillin, doxycycline if allergic.", "Give flucloxacillin.", 0.0),
+        ("Give doxycycline.", "Flucloxacillin\n## Red Flags\n- A rash: doxycycline", 1.0),
+        ("Give doxycycline.", "Flucloxacillin\n## Precautions\n- Doxycycline", 0.0),
     ],
 )
 def test_a_pair_is_told_apart_when_both_answers_say_their_own_and_not_the_others(
