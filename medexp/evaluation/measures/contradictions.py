@@ -98,6 +98,8 @@ _NAMED_ALLERGY = re.compile(
     r"[\s-](?:drug )?(?:allergy|allergies|anaphylaxis|hypersensitivity|intolerance)\b",
     re.IGNORECASE,
 )
+# Named beside an allergen as what the reaction needed ("anaphylaxis to ceftriaxone, adrenaline").
+_TREAT_ALLERGY = frozenset({"adrenaline", "epinephrine"})
 _CLAUSE = re.compile(r"[^.;!?\n]+")
 
 
@@ -218,7 +220,7 @@ def _find_allergens(text: str, lexicon: Lexicon) -> frozenset[str]:
         if not _NO_ALLERGY.search(clause[0]):
             named = (drug for drug in drugs if _NAMED_ALLERGY.match(clause[0], drug.end))
             allergens |= {concept for drug in named for concept in drug.concepts}
-    names = {concept.name for concept in allergens}
+    names = {concept.name for concept in allergens} - _TREAT_ALLERGY
     families = [{head, *members} for head, members in FAMILIES.items() if names & {head, *members}]
     return frozenset(names.union(*families))
 

@@ -5,12 +5,16 @@ The rules, in full:
 - Only the answer counts. Where the prompt asks for a chain of thought that ends with `</think>`, a
   text in which it never ends is no answer: absent.
 - The statement is the first of these that names a known condition, or else the first there is:
-  what follows "Final diagnosis:", "Diagnosis:" or "the most likely diagnosis is"; the first line of
-  Causes; what follows "consistent with", "this is", "you have" and the like; the first sentence.
-  "Differential diagnosis:" is none of them.
+  what follows "Final diagnosis:", "Diagnosis:" or "the most likely diagnosis is"; the items of
+  Causes, one after the other; what follows "consistent with", "this is", "you have" and the like;
+  the items of Symptoms; the first sentence. "Differential diagnosis:" is none of them.
 - Of a statement the part counts that stands before a colon, a semicolon, the end of the sentence,
   or "or", "versus", "rather than", "unlike", "but", "although": what comes later is explained or
-  weighed there.
+  weighed there. Of an item of Causes or Symptoms whose first part names nothing, what stands behind
+  a colon, a comma or "with" counts next ("Together: hypercalcaemia of malignancy").
+- Causes may name what led to the diagnosis before it (atrial fibrillation, then mesenteric
+  ischaemia). So an item of Causes further down counts, too, where no more than one other condition
+  is named in that section: two are a cause and its effect, three are a list of guesses.
 - Exact: the part that counts names the condition, by its name, a synonym (condition_synonyms.tsv
   and the case's own), or all words of its name in another order. Broader: it names what holds the
   condition among other things (condition_broader.tsv). Differential: the condition is named
@@ -94,6 +98,7 @@ _COUNTS_UNTIL = re.compile(
     r"as opposed to|not)\b|/(?=\s)",
     re.IGNORECASE,
 )
+_ITEM_PARTS = re.compile(r"[:,]\s+|\bwith\s+|\bcausing\s+|\bleading to\s+")
 _MARKS = re.compile(r"[*_`#]+")
 
 
@@ -136,6 +141,8 @@ def grade_stated_diagnosis(
     )
     if _is_exact(stated, names, own):
         return StatedDiagnosis("exact", stated)
+    if led_to := _find_behind_its_cause(answer, condition, names, own):
+        return StatedDiagnosis("exact", led_to)
     named = _find_named_conditions(stated, with_broader=False)
     others = {name for name in named if not are_related(name, condition)}
     if not others and _names_one(stated, list_broader_names(condition), own):
@@ -155,10 +162,42 @@ def _find_statements(answer: str, text: str) -> Iterator[str]:
     yield from (match["text"] for match in matches if match[0].casefold().startswith("final"))
     yield from (match["text"] for match in matches)
     for section in parse_sections(answer):
-        if section.name == "causes" and section.items:
-            yield _MARKS.sub("", section.items[0])
+        if section.name == "causes":
+            yield from _list_parts(section.items)
     yield from (match["text"] for line in lines if (match := _PHRASE.search(line)))
+    for section in parse_sections(answer):
+        if section.name == "symptoms":
+            yield from _list_parts(section.items)
     yield from (line for line in lines[:1] if find_bare_heading(line) is None)
+
+
+def _list_parts(items: Sequence[str]) -> Iterator[str]:
+    """Yield every item, then what stands behind the colons and commas of every item."""
+    plain = [_MARKS.sub("", item) for item in items]
+    yield from plain
+    for item in plain:
+        yield from _ITEM_PARTS.split(item)[1:]
+
+
+def _find_behind_its_cause(
+    answer: str, condition: str, names: Sequence[str], own: frozenset[str]
+) -> str:
+    """Return the part of Causes that names the condition where that names at most one other."""
+    parts = [
+        _cut_to_counting_part(part)
+        for section in parse_sections(answer)
+        if section.name == "causes"
+        for part in _list_parts(section.items)
+    ]
+    others = {
+        name
+        for part in parts
+        for name in _find_named_conditions(part, with_broader=False)
+        if not are_related(name, condition)
+    }
+    if len(others) > 1:
+        return ""
+    return next((part for part in parts if _is_exact(part, names, own)), "")
 
 
 def _cut_to_counting_part(statement: str) -> str:

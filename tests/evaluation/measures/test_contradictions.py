@@ -58,6 +58,7 @@ def test_a_contradiction_is_found_where_it_stands(question, answer, about, lexic
         ("A man allergic to penicillin who takes ramipril coughs.", "Continue ramipril."),
         ("Penicillin allergy, taking metformin and ramipril; he coughs.", "Continue metformin."),
         ("He has no known allergies.", "Give amoxicillin."),
+        ("Allergy: anaphylaxis to ceftriaxone, adrenaline, ventilated.", "Adrenaline at hand."),
     ],
 )
 def test_what_fits_is_no_contradiction(question, answer, lexicon):
