@@ -15,7 +15,16 @@ from omegaconf import DictConfig, open_dict
 
 from medexp.config.registration import find_conf_dir, register_with_hydra
 from medexp.config.resolve import resolve
-from medexp.config.schema import Columns, Dataset, Faulty, Overlong, Prompt, RunConfig
+from medexp.config.schema import (
+    Columns,
+    Dataset,
+    Faulty,
+    Format,
+    Overlong,
+    Prompt,
+    RunConfig,
+    Turns,
+)
 from medexp.data.encoding import Vocabulary
 from medexp.errors import BadInput
 from medexp.evaluation.measures import lexicon as shipped_lexicon
@@ -117,6 +126,8 @@ def dataset() -> Callable[..., Dataset]:
             "mixture": [],
             "held_out_from": None,
             "group_by": None,
+            "format": Format.auto,
+            "turns": Turns.last,
             "test_share": None,
             "validation_share": 0.0,
             "held_out": 1,

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 FORMER_VALUES: dict[str, object] = {
     "dataset.validation": 0,
     "dataset.stratify_by": [],
+    "dataset.format": "auto",
+    "dataset.turns": "last",
     "dataset.test_share": None,
     "dataset.validation_share": 0.0,
     "training.keep_best": False,

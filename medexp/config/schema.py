@@ -68,6 +68,18 @@ class Faulty(Enum):
     drop = "drop"
 
 
+class Format(Enum):
+    auto = "auto"
+    cases = "cases"
+    chat = "chat"
+    alpaca = "alpaca"
+
+
+class Turns(Enum):
+    last = "last"
+    all = "all"
+
+
 class LossOn(Enum):
     completion = "completion"
     answer = "answer"
@@ -274,6 +286,8 @@ class Dataset(Source):
     split_seed: int = number(0)
     overlong: Overlong = MISSING
     faulty: Faulty = MISSING
+    format: Format = MISSING
+    turns: Turns = MISSING
 
 
 @dataclass

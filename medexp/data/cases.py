@@ -18,6 +18,8 @@ from medexp.errors import DataError, listing, nearest
 MEASURED_COLUMNS = ("must_say", "must_not_say", "synonyms", "differential", "guideline")
 # Which two cases are alike but for a detail, and what the answer to this one says and to that not.
 PAIR, DECISIVE = "pair", "decisive"
+# Which record of a chat a case was read from: its cases stay in one part of the split.
+CONVERSATION = "conversation_of_file"
 # What a case was written to be: counted, and read by no measure.
 DESIGN_COLUMNS = ("asker", "asks", "style", "terms", "features")
 _NEVER_TRAINED_ON = frozenset({*MEASURED_COLUMNS, PAIR, DECISIVE, *DESIGN_COLUMNS})

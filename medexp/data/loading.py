@@ -3,11 +3,11 @@ name the broken place of.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medexp.config import dataset_sources
-from medexp.config.schema import Dataset, Faulty, MixtureSource, Prompt, Source
+from medexp.config.schema import Dataset, Faulty, Format, MixtureSource, Prompt, Source
 from medexp.data.cases import (
     AS_EXPECTED,
     Case,
@@ -17,11 +17,11 @@ from medexp.data.cases import (
     missing_column_error,
     parse_case,
 )
-from medexp.data.layouts import guess_column_overrides, suggest_layout
+from medexp.data.layouts import convert_table, find_layout, guess_column_overrides
 from medexp.data.prompts import closes_reasoning, trains_reasoning
 from medexp.data.tables import Record, Row, Table, faulty_rows_error, read_table
 from medexp.data.think_marks import THINK_END, holds_marks
-from medexp.errors import DataError
+from medexp.errors import DataError, listing
 from medexp.system import hub
 
 # How the fault of a row without reasoning ends.
@@ -75,10 +75,8 @@ def load_cases(dataset: Dataset, prompt: Prompt | None = None) -> Cases:
 
 def _load_source(source: MixtureSource, dataset: Dataset, prompt: Prompt | None) -> Cases:
     if source.path is not None:
-        file = Path(source.path)
-        origin, commit, table = source.path, None, read_table(file, "dataset.path")
+        origin, commit, table = source.path, None, read_table(Path(source.path), "dataset.path")
     else:
-        file = None
         origin, commit, records = _fetch_from_hub(source)
         table = Table(list(enumerate(records, 1)))
     total = len(table.rows) + len(table.faults)
@@ -88,7 +86,8 @@ def _load_source(source: MixtureSource, dataset: Dataset, prompt: Prompt | None)
             f" {dataset.held_out + 1}"
         )
     name = Path(origin).name
-    _refuse_layout(table.rows, source, name, file)
+    table, source = _read_layout(table, source, dataset, name)
+    _refuse_columns(table.rows, source, name)
     cases = list(_parse_cases(table, source, name, prompt))
     if table.faults and (dataset.faulty is Faulty.error or not cases):
         column = (
@@ -113,11 +112,32 @@ def _load_source(source: MixtureSource, dataset: Dataset, prompt: Prompt | None)
     return Cases(read, origin, commit, compute_digest(read), (read,), reading)
 
 
-def _refuse_layout(
-    rows: Sequence[Row], source: MixtureSource, name: str, file: Path | None
-) -> None:
+def _read_layout(
+    table: Table, source: MixtureSource, dataset: Dataset, name: str
+) -> tuple[Table, MixtureSource]:
+    """Return `table` as cases, and `source` with their columns, where it is laid out for another
+    tool.
+
+    Raises: DataError where `dataset.format` names a layout that it has not.
+    """
+    records = [record for _, record in table.rows]
+    layout = find_layout(records, source.columns, dataset.format, dataset.turns)
+    if layout is None:
+        if records and dataset.format in (Format.chat, Format.alpaca):
+            raise DataError(
+                f"{name} is not laid out as dataset.format={dataset.format.value} says; its columns"
+                f" are {listing(map(str, records[0]))}. Leave dataset.format=auto, or name your"
+                " columns with dataset.columns and set dataset.format=cases"
+            )
+        return table, source
+    # Such files have their reasoning, where they have one, at the beginning of the answer.
+    columns = replace(source.columns, reasoning=None)
+    return convert_table(table, layout, name), replace(source, columns=columns)
+
+
+def _refuse_columns(rows: Sequence[Row], source: MixtureSource, name: str) -> None:
     """Raises DataError where no record has a column that is asked for, with what to type where the
-    layout is known.
+    columns have names that are often used.
     """
     columns, records = source.columns, [record for _, record in rows]
     has_marks = any(THINK_END in str(record.get(columns.answer)) for record in records)
@@ -129,8 +149,6 @@ def _refuse_layout(
     ]
     if not rows or not missing:
         return
-    if said := suggest_layout(records, columns, name, file):
-        raise DataError(said)
     typed = guess_column_overrides(records[0])
     said = str(missing_column_error(missing[0], records[0], f"row {rows[0][0]} of {name}"))
     raise DataError(f"{said}, as in {typed}" if typed else said)

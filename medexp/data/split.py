@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from medexp.config.schema import Dataset, Source
-from medexp.data.cases import AS_EXPECTED, Case, ReadingReport
+from medexp.data.cases import AS_EXPECTED, CONVERSATION, Case, ReadingReport
 from medexp.errors import DataError, listing
 
 GOLDEN_SECTION = (5**0.5 - 1) / 2
@@ -182,11 +182,12 @@ def _take_cases(groups: list[list[Case]], wanted: int) -> list[Case]:
 
 def name_groups(cases: Sequence[Case], columns: Sequence[str]) -> list[str]:
     """Return the name of every case's group: its value of the first of `columns` that it has, else
-    its own digest.
+    its conversation, else its own digest.
     """
     names = []
     for case in cases:
-        column = next((column for column in columns if column in case.extra), None)
+        known = (*columns, CONVERSATION)
+        column = next((column for column in known if column in case.extra), None)
         names.append(f"{column}={case.extra[column]}" if column else case.digest)
     return names
 
@@ -223,9 +224,12 @@ def too_few_cases_error(
 
 
 def _group_cases(cases: Sequence[Case], column: str | None) -> list[list[Case]]:
-    if column is None:
-        return [[case] for case in cases]
     groups: dict[str, list[Case]] = {}
+    if column is None:
+        # The answers of one conversation hold each other's questions.
+        for case in cases:
+            groups.setdefault(case.extra.get(CONVERSATION, case.key), []).append(case)
+        return list(groups.values())
     for case in cases:
         if column not in case.extra:
             raise DataError(

@@ -64,7 +64,8 @@ def read_table(path: Path, key: str) -> Table:
 
     A row's number is that of a JSON array or Parquet file its place, of JSON Lines its line, of CSV
     what a spreadsheet calls it, where the header is row 1 and empty rows count. Rows in which
-    nothing stands are counted and left out.
+    nothing stands are counted and left out. The files of a folder are read in the order of their
+    names, and their rows numbered through.
     Raises: DataError if the file is missing, of an unknown kind, or broken as a whole.
     """
     readers = {
@@ -74,9 +75,12 @@ def read_table(path: Path, key: str) -> Table:
         ".tsv": _read_csv,
         ".parquet": _read_parquet,
     }
+    if path.is_dir():
+        return _read_shards(path, key, sorted(readers))
     if not path.is_file():
         raise DataError(
-            f"{key}={path} does not exist; give a JSON, JSONL, CSV, TSV or Parquet file"
+            f"{key}={path} does not exist; give a JSON, JSONL, CSV, TSV or Parquet file, or a"
+            " folder of them"
         )
     if path.suffix.lower() not in readers:
         remedy = "; save the sheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
@@ -89,6 +93,28 @@ def read_table(path: Path, key: str) -> Table:
     table.blank += len(table.rows) - len(filled)
     table.rows = filled
     return table
+
+
+def _read_shards(folder: Path, key: str, endings: Sequence[str]) -> Table:
+    """Return the rows of all files of `folder` that can be read, one after the other.
+
+    Raises: DataError if there is none.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in endings)
+    if not files:
+        raise DataError(
+            f"{key}={folder} is a folder without a file that ends in {listing(endings)}"
+        )
+    whole = Table([])
+    for file in files:
+        shard = read_table(file, key)
+        before = len(whole.rows) + len(whole.faults) + whole.blank
+        whole.rows += [(before + place, row) for place, (_, row) in enumerate(shard.rows, 1)]
+        whole.faults += [(before + number, f"{file.name}: {what}") for number, what in shard.faults]
+        whole.blank += shard.blank
+        whole.notes += tuple(note for note in shard.notes if note not in whole.notes)
+    whole.notes += (f"{folder.name}: {len(files)} files, rows numbered through",)
+    return whole
 
 
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")

@@ -15,7 +15,7 @@ from medexp.config.flatten import (
     is_of_experiment,
 )
 from medexp.config.former_values import FORMER_VALUES, fill_former_values, restore_former_values
-from medexp.config.schema import MeasuredCases
+from medexp.config.schema import Format, MeasuredCases, Turns
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,26 @@ def run(resolved):
 def test_every_new_key_exists_and_its_former_value_may_be_set(run):
     leaves = flatten(run)
     assert set(FORMER_VALUES) <= set(leaves)
-    enums = {"evaluation.cases": MeasuredCases.dataset}
+    enums = {
+        "evaluation.cases": MeasuredCases.dataset,
+        "dataset.format": Format.auto,
+        "dataset.turns": Turns.last,
+    }
     again = change_values(run, FORMER_VALUES | enums)
     assert {name: flatten(again)[name] for name in FORMER_VALUES} == FORMER_VALUES
 
 
 def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
-    enums = {"evaluation.cases": MeasuredCases.dataset}
+    enums = {
+        "evaluation.cases": MeasuredCases.dataset,
+        "dataset.format": Format.auto,
+        "dataset.turns": Turns.last,
+    }
     former = change_values(run, FORMER_VALUES | enums)
     assert not set(FORMER_VALUES) & set(extract_identity(former))
     changes = {
         "dataset.validation": 8, "dataset.stratify_by": ["urgency"],
+        "dataset.format": Format.chat, "dataset.turns": Turns.all,
         "dataset.test_share": 0.3, "dataset.validation_share": 0.1, "training.keep_best": True,
         "training.early_stopping_patience": 2, "evaluation.primary": ["structure"],
         "evaluation.cases": MeasuredCases.shipped,

@@ -1,22 +1,22 @@
-"""Files laid out for other tools: what is said leads to cases that are read, word for word."""
+"""Files laid out for other tools: chats and instructions are read as they stand."""
 
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from medexp.config.schema import Columns
+from medexp.config.schema import Format, Turns
 from medexp.data import loading as data_loading
+from medexp.data.split import name_groups, split_cases
 from medexp.errors import DataError
 
 SYSTEM, ASKED, MORE = "You are careful.", "Ankle twisted, what now?", "And on apixaban?"
-SAID, LATER = "<think>Ottawa.</think>X-ray.", "Review tomorrow."
+SAID, LATER = "<think>Ottawa.</think>X-ray.", "<think>Blood.</think>Review tomorrow."
+OPENAI, SHAREGPT = ("role", "content"), ("from", "value")
 
 
-def turns(speaker: str, text: str, roles: tuple[str, str, str]) -> list[dict[str, str]]:
+def conversation(keys: tuple[str, str], roles: tuple[str, str, str]) -> list[dict[str, str]]:
+    speaker, text = keys
     system, asks, answers = roles
     said = [(system, SYSTEM), (asks, ASKED), (answers, SAID), (asks, MORE), (answers, LATER)]
     return [{speaker: role, text: words} for role, words in said]
@@ -24,91 +24,140 @@ def turns(speaker: str, text: str, roles: tuple[str, str, str]) -> list[dict[str
 
 CHATS = {
     "sharegpt.json": [
-        {"id": 1, "conversations": turns("from", "value", ("system", "human", "gpt"))}
+        {"id": 1, "conversations": conversation(SHAREGPT, ("system", "human", "gpt"))}
     ],
-    "messages.jsonl": [{"messages": turns("role", "content", ("system", "user", "assistant"))}],
-    "conversation.json": [
-        {"conversation": turns("role", "content", ("system", "user", "assistant"))}
+    "messages.jsonl": [{"messages": conversation(OPENAI, ("system", "user", "assistant"))}],
+    "conversation.json": [{"conversation": conversation(OPENAI, ("developer", "user", "model"))}],
+    "parts.json": [
+        {
+            "messages": [
+                {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]}
+                for turn in conversation(OPENAI, ("system", "user", "assistant"))
+            ]
+        }
     ],
 }
 
 
-def refusal(dataset, path: Path) -> str:
-    with pytest.raises(DataError) as refused:
-        data_loading.load_cases(dataset(path=str(path)))
-    (said,) = refused.value.problems
-    return said
+def write(folder: Path, name: str, records: list[dict]) -> Path:
+    path = folder / name
+    lines = [json.dumps(record) for record in records]
+    path.write_text("\n".join(lines) if name.endswith("l") else json.dumps(records))
+    return path
 
 
-def columns_in(said: str) -> Columns:
-    found = dict(re.findall(r"dataset\.columns\.(\w+)=(\S+)", said))
-    kept = {"question": "Question", "answer": "Response"} | found
-    return Columns(
-        kept["question"], None if kept["reasoning"] == "null" else kept["reasoning"], kept["answer"]
-    )
-
-
-def converted(said: str, folder: Path) -> Path:
-    """What the three lines of Python in `said` write."""
-    script = folder / "convert.py"
-    script.write_text("\n".join(said.splitlines()[1:]), encoding="utf-8")
-    assert len(script.read_text().splitlines()) == 3
-    subprocess.run([sys.executable, str(script)], cwd=folder, check=True)
-    return folder / "cases.json"
+def load(dataset, path: Path, **settings) -> data_loading.Cases:
+    return data_loading.load_cases(dataset(path=str(path), **settings))
 
 
 @pytest.mark.parametrize("name", CHATS)
-def test_the_three_lines_make_cases_of_a_chat(dataset, tmp_path, name):
-    path = tmp_path / name
-    lines = [json.dumps(record) for record in CHATS[name]]
-    path.write_text("\n".join(lines) if name.endswith("l") else json.dumps(CHATS[name]))
-    said = refusal(dataset, path)
-    assert said.startswith(f"{name} is a chat of ")
-    assert "prompt=direct" not in said
-    made = data_loading.load_cases(
-        dataset(path=str(converted(said, tmp_path)), columns=columns_in(said))
+def test_the_last_answer_of_a_chat_is_a_case_with_all_that_was_said_before(dataset, tmp_path, name):
+    read = load(dataset, write(tmp_path, name, CHATS[name]))
+    (case,) = read.cases
+    assert case.question == f"{SYSTEM}\n\nUser: {ASKED}\n\nAssistant: X-ray.\n\nUser: {MORE}"
+    assert (case.reasoning, case.answer) == ("Blood.", "Review tomorrow.")
+    assert read.reading.notes[0].startswith(f"{name} is a chat of ")
+    assert read.reading.notes[0].endswith("1 answers of 1 records")
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_every_answer_of_a_chat_is_a_case_where_all_turns_are_learnt(dataset, tmp_path, name):
+    first, second = load(dataset, write(tmp_path, name, CHATS[name]), turns=Turns.all).cases
+    assert first.question == f"{SYSTEM}\n\n{ASKED}"
+    assert (first.reasoning, first.answer) == ("Ottawa.", "X-ray.")
+    assert second.answer == "Review tomorrow."
+
+
+def test_a_conversation_is_never_parted(dataset, tmp_path):
+    said = [
+        {"messages": [{"role": role, "content": f"{role} {number} {turn}"}
+                      for turn in "ab" for role in ("user", "assistant")]}
+        for number in range(10)
+    ]  # fmt: skip
+    settings = {"turns": Turns.all, "held_out": 3}
+    made = dataset(path=str(write(tmp_path, "chat.json", said)), **settings)
+    cases = data_loading.load_cases(made).cases
+    split = split_cases(cases, made)
+    assert len(cases) == 20
+    assert len(split.held_out) == 4
+    assert len(set(name_groups(split.held_out, []))) == 2
+    assert not {name_groups([case], [])[0] for case in split.train} & set(
+        name_groups(split.held_out, [])
     )
-    (case,) = made.cases
-    assert (case.question, case.reasoning, case.answer) == (ASKED, "Ottawa.", "X-ray.")
+
+
+def test_columns_of_a_chat_are_kept(dataset, tmp_path):
+    record = CHATS["messages.jsonl"][0] | {"patient": "p1", "must_say": ["X-ray"]}
+    (case,) = load(dataset, write(tmp_path, "chat.json", [record]), group_by="patient").cases
+    assert (case.extra["patient"], case.extra["must_say"]) == ("p1", "X-ray")
 
 
 @pytest.mark.parametrize(
-    ("records", "question"),
+    ("turns", "said"),
     [
+        ([{"role": "user", "content": "q"}], "holds no answer of an assistant to a user"),
+        ([{"role": "assistant", "content": "a"}], "holds no answer of an assistant to a user"),
         (
-            [
-                {"instruction": "Answer.", "input": f"q{number}", "output": "a"}
-                for number in range(2)
-            ],
-            "q0",
+            [{"role": "user", "content": "q"}, {"role": "doctor", "content": "a"}],
+            "a turn of 'doctor'",
         ),
-        ([{"instruction": f"q{number}", "input": "", "output": "a"} for number in range(2)], "q0"),
-        ([{"instruction": f"q{number}", "output": "a"} for number in range(2)], "q0"),
+        ([{"role": "user"}], "holds a turn without role or content"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "no text (image_url)"),
+        ("no turns", "holds no list of turns"),
     ],
 )
-def test_an_alpaca_file_is_read_with_the_columns_that_are_named(
-    dataset, tmp_path, records, question
-):
-    path = tmp_path / "alpaca.json"
-    path.write_text(json.dumps(records))
-    said = refusal(dataset, path)
-    assert "prompt=direct dataset.overlong=drop" in said
-    cases = data_loading.load_cases(dataset(path=str(path), columns=columns_in(said))).cases
-    assert (len(cases), cases[0].question, cases[0].answer) == (2, question, "a")
+def test_a_conversation_that_cannot_be_read_is_named_by_its_row(dataset, tmp_path, turns, said):
+    records = [*CHATS["messages.jsonl"], {"messages": turns}]
+    with pytest.raises(DataError) as refused:
+        load(dataset, write(tmp_path, "chat.json", records))
+    assert refused.value.problems[0].startswith("row 2 of chat.json ")
+    assert said in refused.value.problems[0]
 
 
-def test_alpaca_instructions_that_differ_are_joined_with_their_inputs(dataset, tmp_path):
-    path = tmp_path / "alpaca.json"
-    path.write_text(
-        json.dumps(
-            [
-                {"instruction": "Why?", "input": "q", "output": "a"},
-                {"instruction": "How?", "input": "", "output": "b"},
-            ]
-        )
-    )
-    said = refusal(dataset, path)
-    cases = data_loading.load_cases(
-        dataset(path=str(converted(said, tmp_path)), columns=columns_in(said))
-    ).cases
-    assert [case.question for case in cases] == ["Why?\n\nq", "How?"]
+def alpaca(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"instruction": asked, "input": given, "output": "a"} for asked, given in pairs]
+
+
+@pytest.mark.parametrize(
+    ("records", "questions"),
+    [
+        (alpaca(("Answer.", "q0"), ("Answer.", "q1")), ["q0", "q1"]),
+        (alpaca(("q0", ""), ("q1", "")), ["q0", "q1"]),
+        (alpaca(("Why?", "q"), ("How?", "")), ["Why?\n\nq", "How?"]),
+        ([{"instruction": "q0", "output": "a", "system": "Be brief."}], ["Be brief.\n\nq0"]),
+    ],
+)
+def test_an_alpaca_file_is_read(dataset, tmp_path, records, questions):
+    read = load(dataset, write(tmp_path, "alpaca.json", records))
+    assert [case.question for case in read.cases] == questions
+    assert all(case.answer == "a" for case in read.cases)
+    assert "Alpaca layout" in read.reading.notes[0]
+
+
+def test_a_layout_may_be_said_by_hand_and_must_then_be_there(dataset, tmp_path):
+    path = write(tmp_path, "cases.json", [{"Question": "q", "Complex_CoT": "r", "Response": "a"}])
+    assert load(dataset, path, format=Format.cases).cases[0].question == "q"
+    with pytest.raises(DataError, match="not laid out as dataset"):
+        load(dataset, path, format=Format.chat)
+    both = [{"Question": "q", "Response": "a", "messages": CHATS["messages.jsonl"][0]["messages"]}]
+    path = write(tmp_path, "both.json", both)
+    assert load(dataset, path, format=Format.chat).cases[0].answer == "Review tomorrow."
+
+
+def test_the_files_of_a_folder_are_read_one_after_the_other(dataset, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    row = {"Question": "q", "Complex_CoT": "r", "Response": "a"}
+    write(folder, "2.jsonl", [row | {"Question": "third"}])
+    write(folder, "1.json", [row | {"Question": "first"}, row | {"Question": "second"}])
+    (folder / "README.md").write_text("no cases")
+    read = load(dataset, folder)
+    assert [case.question for case in read.cases] == ["first", "second", "third"]
+    assert [case.place for case in read.cases] == [f"row {at} of shards" for at in (1, 2, 3)]
+    write(folder, "3.json", [row, {"Question": "q4"}])
+    with pytest.raises(DataError, match="row 5 of shards"):
+        load(dataset, folder)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="a folder without a file that ends in"):
+        load(dataset, empty)

@@ -49,6 +49,13 @@ def test_with_a_token_a_character_roles_are_the_texts(
     )
 
 
+LEARNT = {
+    LossOn.all: set(Role),
+    LossOn.completion: {Role.reasoning, Role.answer, Role.marks, Role.eos},
+    LossOn.answer: {Role.answer, Role.marks, Role.eos},
+}
+
+
 @pytest.mark.parametrize("loss_on", LossOn)
 def test_what_is_learnt_is_what_has_labels(prompt, characters, loss_on):
     case = Case("question?", "Because.", "answer")
@@ -57,9 +64,7 @@ def test_what_is_learnt_is_what_has_labels(prompt, characters, loss_on):
     assert sum(piece.tokens for piece in cut if piece.learnt) == sum(
         label != IGNORED for label in encoded.labels
     )
-    assert {piece.role for piece in cut if piece.learnt and piece.tokens} == (
-        set(Role) if loss_on is LossOn.all else {Role.reasoning, Role.answer, Role.marks, Role.eos}
-    )
+    assert {piece.role for piece in cut if piece.learnt and piece.tokens} == (LEARNT[loss_on])
 
 
 @pytest.fixture(scope="module")
