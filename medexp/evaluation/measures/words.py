@@ -56,8 +56,18 @@ def end_reasoning(text: str) -> str:
     return text if THINK_END in text else f"{text}{THINK_END}"
 
 
+# "Two weeks" is "2 weeks"; "one" is more often no number.
+_NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        "two three four five six seven eight nine ten eleven twelve".split(), 2
+    )
+}
+
+
 def stem_words(text: str) -> frozenset[str]:
-    """Return the different content words of `text`, cut to their stems and spelt one way.
+    """Return the different content words of `text`, cut to their stems and spelt one way; numbers up
+    to twelve in digits.
 
     Source: Porter's English stemmer (snowballstemmer).
     """
@@ -66,7 +76,7 @@ def stem_words(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
-    return fold_spelling(_STEM.stemWord(word))
+    return _NUMBERS.get(word) or fold_spelling(_STEM.stemWord(word))
 
 
 def fold_spelling(word: str) -> str:
