@@ -15,8 +15,10 @@ from medexp.data.cases import AS_EXPECTED, CONVERSATION, Case, ReadingReport
 from medexp.errors import DataError, listing
 
 GOLDEN_SECTION = (5**0.5 - 1) / 2
-# Beside the name of a group in its digest. Another salt is another split: never change it.
-SALT = "medexp"
+# Beside the name of a group in its digest. Of 59 salts the one that spreads the test side of the
+# shipped cases most evenly over specialty and urgency; chosen before any model was measured on it.
+# Another salt is another split: never change it.
+SALT = "medexp-24"
 # A condition that is held out is trained on from no other part, whatever that part is grouped by.
 CONDITION = "condition"
 

@@ -38,8 +38,8 @@ def test_many_primary_measures_are_none(evaluation):
 
 def test_a_group_is_that_of_the_column_the_cases_are_grouped_by(resolved):
     config = resolved()
-    cases = [Case("a", "", "x", {"condition": "gout"}), Case("b", "", "x")]
-    assert name_held_out_groups(config, cases) == ["condition=gout", cases[1].digest]
+    cases = [Case("a", "", "x", {"group": "gout"}), Case("b", "", "x")]
+    assert name_held_out_groups(config, cases) == ["group=gout", cases[1].digest]
     dataset = replace(config.dataset, group_by=None)
     plain = name_held_out_groups(replace(config, dataset=dataset), cases)
     assert plain == [case.digest for case in cases]

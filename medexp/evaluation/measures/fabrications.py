@@ -9,7 +9,8 @@ The rules, in full:
 - A dose belongs to the drug named last before it in its sentence, at most NEAR words away, or to
   the one right behind it ("4 g of paracetamol"). By route (oral, where none is named) it is
   compared with dose_limits.tsv: the dose itself with the largest single dose (or the largest daily
-  one), times how often a day with the largest daily one. A dose by weight or surface (mg/kg) is not
+  one), times how often a day with the largest daily one; "3 g a day" is a day's dose. How often
+  is read up to the next dose or drug. A dose by weight or surface (mg/kg) is not
   judged.
 
 Source: dose_limits.tsv names one for every row. It holds adult doses: in children a smaller dose is
@@ -45,7 +46,7 @@ WORDS_SO_SHAPED = frozenset(
     " protocol alcohol cholesterol sterol glycerol aldosterone testosterone progesterone"
     " corticosterone cortisone androstenedione dehydroepiandrosterone gemstone cornerstone"
     " milestone gallstone kidneystone pheromone erythromycin april headache chloroquine"
-    " adenine esmolol fluoroquinolone anthracycline povidone nirsevimab".split()
+    " adenine esmolol quinolone fluoroquinolone anthracycline povidone nirsevimab".split()
 )
 _WORD = re.compile(r"[A-Za-z][a-z]{5,}")
 _SHAPE = re.compile(rf"^[a-z]{{{MIN_HEAD},}}(?:{'|'.join(DRUG_ENDINGS)})$")
@@ -67,6 +68,10 @@ _TIMES_A_DAY = tuple(
         (r"three times (?:a day|daily)|every (?:8|eight) hours|8[- ]hourly|q8h|tid|tds", 3),
         (r"twice (?:a day|daily)|every (?:12|twelve) hours|12[- ]hourly|q12h|bid|bd", 2),
     )
+)
+# Behind a dose: it is that of a whole day ("at most 3 g daily").
+_A_DAY = re.compile(
+    r"\s*(?:/|an?\s|per\s|in\s|each\s|every\s)?\s*(?:day|daily|24 ?h)", re.IGNORECASE
 )
 FILE = Path(__file__).with_name("dose_limits.tsv")
 
@@ -132,23 +137,31 @@ def find_excessive_doses(text: str, lexicon: Lexicon) -> list[ExcessiveDose]:
             else []
         )
         for dose in doses:
-            excess = _find_excess(match[0], dose, drugs)
+            others = [other.start for other in (*doses, *drugs) if other.start >= dose.end]
+            excess = _find_excess(match[0], dose, drugs, min(others, default=len(match[0])))
             if excess:
                 excessive_doses.append(excess)
     return excessive_doses
 
 
-def _find_excess(sentence: str, dose: Quantity, drugs: list[Mention]) -> ExcessiveDose | None:
+def _find_excess(
+    sentence: str, dose: Quantity, drugs: list[Mention], until: int
+) -> ExcessiveDose | None:
+    """Return why `dose` is too much, None where it is not; how often it is given stands before
+    `until`, where the next dose or drug begins.
+    """
     drug = _find_drug_of_dose(sentence, dose, drugs)
     if drug is None or drug.negated or _BY_SIZE.match(sentence, dose.end):
         return None
     limit = _find_limit(drug, _find_route(sentence))
     if limit is None:
         return None
-    most = limit.single_mg or limit.daily_mg
+    how_often = sentence[dose.end : until]
+    times = next((count for rule, count in _TIMES_A_DAY if rule.search(how_often)), 1)
+    is_total = times == 1 and bool(_A_DAY.match(how_often))
+    most = limit.daily_mg if is_total else limit.single_mg or limit.daily_mg
     if most and dose.value > most:
         return ExcessiveDose(drug.text, dose, _explain_excess(drug, dose, 1, most, limit.source))
-    times = next((count for rule, count in _TIMES_A_DAY if rule.search(sentence, dose.end)), 1)
     if limit.daily_mg and dose.value * times > limit.daily_mg:
         return ExcessiveDose(
             drug.text, dose, _explain_excess(drug, dose, times, limit.daily_mg, limit.source)
@@ -163,7 +176,8 @@ def _explain_excess(drug: Mention, dose: Quantity, times: int, most: float, sour
 
 def _find_drug_of_dose(sentence: str, dose: Quantity, drugs: list[Mention]) -> Mention | None:
     before = [drug for drug in drugs if drug.end <= dose.start]
-    if before and len(split_words(sentence[before[-1].end : dose.start])) <= NEAR:
+    between = sentence[before[-1].end : dose.start] if before else ""
+    if before and ";" not in between and len(split_words(between)) <= NEAR:
         return before[-1]
     behind = [drug for drug in drugs if drug.start >= dose.end]
     is_next = behind and len(split_words(sentence[dose.end : behind[0].start])) <= 1

@@ -147,7 +147,7 @@ _DENIES_PART = re.compile(
     rf" (?:and|or) {_ITEM}|"
     rf"(?:no|avoid|withhold|omit|do not \w+|never \w+)\b (?:{_ITEM}, ?)+(?:and|or) {_ITEM}|"
     rf"(?:do not|don['’]t|never|must not|should not)\b[^,;:.!?\n]*?(?={_PART_ENDS})|"
-    rf"(?:swap|replace)\b[^,;:.!?\n]*?(?=\b(?:for|with|by)\b|{_PART_ENDS})|"
+    r"(?:swap|replace)\b[^,;:.!?\n]*?(?=\b(?:for|with|by)\b)|"
     rf"(?:no|not|avoid|withhold|omit)\b[^,;:.!?\n]*?(?=\bfor\b|{_PART_ENDS}))",
     re.IGNORECASE,
 )

@@ -94,10 +94,11 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _COUNTS_UNTIL = re.compile(
-    r"[:;?!]|\.(?=\s|$)|\b(?:or|versus|vs\.?|rather than|unlike|but|although|however|"
+    r"[:;?!]|(?<!\bC)\.(?=\s|$)|\b(?:or|versus|vs\.?|rather than|unlike|but|although|however|"
     r"as opposed to|not)\b|/(?=\s)",
     re.IGNORECASE,
 )
+_AUXILIARY = re.compile(r"\b(?:do|does|did|is|are|was|were|can|could|will|would)\s*$", re.I)
 _ITEM_PARTS = re.compile(r"[:,]\s+|\bwith\s+|\bcausing\s+|\bleading to\s+")
 _MARKS = re.compile(r"[*_`#]+")
 
@@ -206,7 +207,11 @@ def _cut_to_counting_part(statement: str) -> str:
     A full stop, colon or bracket at its very start is passed over.
     """
     cut = _COUNTS_UNTIL.search(statement, 1) if statement else None
-    return statement[: cut.start()] if cut else statement
+    if cut is None:
+        return statement
+    part = statement[: cut.start()]
+    # "Sepsis does not fit" names it to deny it.
+    return "" if cut[0].casefold() == "not" and _AUXILIARY.search(part) else part
 
 
 def _is_exact(text: str, names: Sequence[str], own: frozenset[str]) -> bool:

@@ -66,8 +66,8 @@ _NUMBERS = {
 
 
 def stem_words(text: str) -> frozenset[str]:
-    """Return the different content words of `text`, cut to their stems and spelt one way; numbers up
-    to twelve in digits.
+    """Return the different content words of `text`, cut to their stems and spelt one way, numbers
+    up to twelve in digits.
 
     Source: Porter's English stemmer (snowballstemmer).
     """

