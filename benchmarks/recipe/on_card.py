@@ -30,8 +30,8 @@ COMMON = (
     "model.quantisation=none",
     "prompt=clinical_sections",
     "training.max_seq_tokens=1024",
-    "evaluation.batch_size=64",
-    "evaluation.max_new_tokens=1000",
+    "evaluation.batch_size=96",
+    "evaluation.max_new_tokens=800",
     "tracking.system_metrics=false",
     "tracking.root=mlruns",
 )
