@@ -8,7 +8,7 @@ again or measured more.
     python -m medexp.evaluate run=1dcdb309... evaluate.rescore=true
 
 Model, data, prompt and held-out cases are those of the run; what the command line names wins over
-them. Base and tuned model are asked the same questions, greedily. The figures go to an MLflow run
+them. Base and tuned model are asked the same questions. The figures go to an MLflow run
 of their own, below the one that was measured.
 """
 

@@ -123,6 +123,8 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
     unique = len(divided.train) + held_out + len(divided.reserved)
     limit = None if dataset.max_cases is None else max(0, dataset.max_cases - held_out)
     train = divided.train[:limit]
+    if dataset.test_share is not None:
+        _refuse_small_sides(divided, dataset)
     if not train:
         raise too_few_cases_error(dataset.name, unique, dataset.held_out, dataset.validation)
     return Split(
@@ -134,6 +136,20 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
         validation=tuple(divided.validation),
         reserved=len(divided.reserved),
     )
+
+
+def _refuse_small_sides(divided: DividedCases, dataset: Dataset) -> None:
+    """Raises DataError where a side has fewer cases than are to be measured of it."""
+    for key, share, part, wanted in (
+        ("held_out", "test_share", divided.test, dataset.held_out),
+        ("validation", "validation_share", divided.validation, dataset.validation),
+    ):
+        if len(part) < wanted:
+            raise DataError(
+                f"dataset.{key}={wanted} is more than the {len(part)} cases that"
+                f" dataset.{share}={getattr(dataset, share):g} gives of dataset={dataset.name};"
+                f" set dataset.{key}={len(part)}, or a larger dataset.{share}"
+            )
 
 
 def divide_cases(

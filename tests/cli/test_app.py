@@ -128,7 +128,7 @@ REFUSED = {
     "fewer cases than the split needs": (
         ["dataset.held_out=200"],
         "dataset.held_out=200",
-        "lower dataset.held_out",
+        "set dataset.held_out=163",
     ),
     "answers that are not held out": (
         ["evaluation.answers=20"],
@@ -203,7 +203,7 @@ def test_every_case_over_long_is_refused(tmp_path: Path) -> None:
     )
     assert status == 2
     assert (
-        "every one of the 138 training cases is longer than training.max_seq_tokens=16 tokens"
+        "every one of the 329 training cases is longer than training.max_seq_tokens=16 tokens"
         in output
     )
 

@@ -28,7 +28,7 @@ def test_parts_are_options_with_what_their_entries_set(resolved):
         "/launched/here/o1.json",
         "zh",
     )
-    assert (second.name, second.group_by) == ("clinical_cases", "condition")
+    assert (second.name, second.group_by) == ("clinical_cases", "group")
     assert Path(second.path).is_file()
 
 

@@ -15,7 +15,8 @@ def test_a_card_is_measured_on_the_shipped_test_part_with_all_arms(resolved, car
     assert run.evaluation.arms == ["base", "base_best", "tuned"]
     own = resolved(f"hardware={card}", "dataset=clinical_cases", "prompt=clinical_sections")
     assert own.dataset.held_out_from is None
-    assert (own.dataset.held_out, own.dataset.validation) == (64, 16)
+    assert (own.dataset.held_out, own.dataset.validation) == (163, 38)
+    assert own.evaluation.answers == 96
     fewer = resolved(f"hardware={card}", "dataset.held_out=8")
     assert fewer.evaluation.answers == 8
 

@@ -335,6 +335,14 @@ def test_what_is_not_asked_for_of_a_side_is_reserved_and_not_trained_on(dataset)
         assert split.reserved > 0
 
 
+@pytest.mark.parametrize("key", ["held_out", "validation"])
+def test_more_than_a_side_holds_is_refused_with_what_it_holds(dataset, key):
+    cases = some_cases(200, conditions=100)
+    settings = {"group_by": "condition", "test_share": 0.3, "validation_share": 0.1}
+    with pytest.raises(DataError, match=rf"dataset.{key}=150 is more than the \d+ cases that"):
+        split_cases(cases, dataset(**settings | {key: 150}))
+
+
 def test_cases_without_groups_have_sides_by_their_questions(dataset):
     cases = some_cases(100)
     split = split_cases(cases, dataset(held_out=5, test_share=0.3))

@@ -34,10 +34,10 @@ def test_what_else_the_command_line_names_of_the_recipe_follows(resolved) -> Non
         "evaluation.answers=2",
     ]
     run = resolved("hardware=cpu", "lora.r=8", "lora=attention_only")
-    assert make_run_name(run, overrides) == "r8 lr4e-3 seq640 attention_only seed2 dropout=0.1"
+    assert make_run_name(run, overrides) == "r8 lr4e-3 seq800 attention_only seed2 dropout=0.1"
     assert (
         make_run_name(run, ["experiment=from_run", "training.resume=never", "lora.start_from=a/b"])
-        == "r8 lr4e-3 seq640"
+        == "r8 lr4e-3 seq800"
     )
 
 

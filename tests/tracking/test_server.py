@@ -31,9 +31,9 @@ from medexp.training.run import train
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 RUNS = {
-    "r4 lr1e-3 seq640": (4, 1e-3),
-    "r8 lr2e-3 seq640": (8, 2e-3),
-    "r16 lr4e-3 seq640": (16, 4e-3),
+    "r4 lr1e-3 seq800": (4, 1e-3),
+    "r8 lr2e-3 seq800": (8, 2e-3),
+    "r16 lr4e-3 seq800": (16, 4e-3),
 }
 AXES = ["lora.r", "training.learning_rate", "training.max_seq_tokens"]
 
@@ -188,8 +188,8 @@ def test_the_list_of_runs_says_what_varied_and_what_came_of_it(page: Any, site: 
 
 def test_a_run_opens_with_its_verdict_and_its_rank_first(page: Any, site: Site) -> None:
     page.goto(site.link("experiment medexp"))
-    page.get_by_role("link", name="r8 lr2e-3 seq640", exact=True).click()
-    page.get_by_role("heading", name="r8 lr2e-3 seq640").wait_for()
+    page.get_by_role("link", name="r8 lr2e-3 seq800", exact=True).click()
+    page.get_by_role("heading", name="r8 lr2e-3 seq800").wait_for()
     page.get_by_text("Held-out loss", exact=False).first.wait_for()
     page.get_by_text("Show more").first.click()
     page.get_by_text("experiment=from_run").wait_for()
@@ -204,7 +204,7 @@ def test_a_run_opens_with_its_verdict_and_its_rank_first(page: Any, site: Site) 
 
 
 def test_its_report_opens_from_its_description(page: Any, site: Site) -> None:
-    page.goto(site.link("last run, r16 lr4e-3 seq640"))
+    page.goto(site.link("last run, r16 lr4e-3 seq800"))
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="Before and after, side by side").click()
     report = opened.value.frame_locator("iframe")
@@ -217,7 +217,7 @@ def test_its_report_opens_from_its_description(page: Any, site: Site) -> None:
 
 def test_three_runs_are_compared_in_parallel_coordinates(page: Any, site: Site) -> None:
     page.goto(site.link("experiment medexp"))
-    page.get_by_role("link", name="r4 lr1e-3 seq640", exact=True).wait_for()
+    page.get_by_role("link", name="r4 lr1e-3 seq800", exact=True).wait_for()
     for name in RUNS:
         page.locator(".ag-row").filter(has=page.get_by_role("link", name=name, exact=True)).locator(
             "input.ag-checkbox-input"

@@ -90,7 +90,7 @@ def test_a_run_reads_well_in_mlflow(tiny_runs: TinyRuns) -> None:
     result = tiny_runs.train("lora.r=4", "training.learning_rate=2e-4", "training.seed=1")
     client = tiny_runs.client()
     run = client.get_run(result.run_id)
-    assert run.info.run_name == "r4 lr2e-4 seq640 seed1"
+    assert run.info.run_name == "r4 lr2e-4 seq800 seed1"
     assert len(run.data.params) < 30
     assert "None" not in run.data.params.values()
     note = run.data.tags["mlflow.note.content"]

@@ -192,7 +192,7 @@ def test_the_presets_of_a_sweep_fit_the_hardware(composed):
     cpu, card = composed("sweep=rank_lr_seq"), composed("sweep=rank_lr_seq", "hardware=rtx4050_6gb")
     assert (
         OmegaConf.to_container(cpu.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"]
-        == "range(384, 641, 128)"
+        == "range(480, 801, 160)"
     )
     assert (
         OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"]

@@ -327,6 +327,7 @@ SHARED = [
     "hydra/sweeper/sampler=random",
     "lora.r=range(2,40)",
     "hardware.vram_ceiling_gib=2.2",
+    "training.max_seq_tokens=640",
     "sweep.n_trials=12",
 ]
 SHARED += ["hardware.dtype=bfloat16"]  # some of these ranks fit, on every processor
