@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from medexp.config.schema import Dataset, Source
-from medexp.data.cases import AS_EXPECTED, CONVERSATION, Case, ReadingReport
+from medexp.data.cases import AS_EXPECTED, CONVERSATION, PAIR, Case, ReadingReport
 from medexp.errors import DataError, listing
 
 GOLDEN_SECTION = (5**0.5 - 1) / 2
@@ -165,7 +165,8 @@ def divide_cases(
 
     The test part is the same whatever is taken for validation, and a larger one holds a smaller
     one. With few cases a part may be smaller than asked for, or empty. With `sides` a part is taken
-    from its own side, and what is left of that is reserved: never trained on.
+    from its own side, from as many groups as it can, and what is left of that is reserved: never
+    trained on.
     Raises: DataError if the column to group by is missing.
     """
     unique = list({case.key: case for case in reversed(cases)}.values())[::-1]
@@ -180,10 +181,37 @@ def divide_cases(
     for group in groups:
         name = group[0].extra[group_by] if group_by else group[0].key
         by_side[sides.find(name)].append(group)
-    test = _take_cases(by_side["test"], num_held_out)
-    validation = _take_cases(by_side["validation"], num_validation)
-    reserved = _join(by_side["test"] + by_side["validation"])
-    return DividedCases(_join(by_side["train"]), validation, test, reserved)
+    test, not_tested = _choose_from_side(by_side["test"], num_held_out)
+    validation, not_validated = _choose_from_side(by_side["validation"], num_validation)
+    return DividedCases(_join(by_side["train"]), validation, test, not_tested + not_validated)
+
+
+def _choose_from_side(
+    groups: Sequence[Sequence[Case]], wanted: int
+) -> tuple[list[Case], list[Case]]:
+    """Return `wanted` cases of a side in the order of its groups, and the others."""
+    everything = _join(groups)
+    chosen = {case.key for case in _take_cases(_interleave(groups), wanted)}
+    return (
+        [case for case in everything if case.key in chosen],
+        [case for case in everything if case.key not in chosen],
+    )
+
+
+def _interleave(groups: Sequence[Sequence[Case]]) -> list[list[Case]]:
+    """Return the cases of a side, one of every group before the second of any: few cases are then
+    of many groups. Contrast pairs stay together, as one, behind the single cases of their group.
+
+    A side is decided already, so that its groups need not be whole.
+    """
+    rounds: dict[int, list[list[Case]]] = {}
+    for group in groups:
+        units: dict[object, list[Case]] = {}
+        for case in group:
+            units.setdefault(case.extra.get(PAIR) or case.key, []).append(case)
+        for turn, unit in enumerate(sorted(units.values(), key=len)):
+            rounds.setdefault(turn, []).append(unit)
+    return [unit for turn in sorted(rounds) for unit in rounds[turn]]
 
 
 def _join(groups: Iterable[Sequence[Case]]) -> list[Case]:

@@ -335,6 +335,24 @@ def test_what_is_not_asked_for_of_a_side_is_reserved_and_not_trained_on(dataset)
         assert split.reserved > 0
 
 
+def test_few_cases_of_a_side_are_of_many_groups_and_pairs_stay_together(dataset):
+    cases = [
+        Case(f"{condition} {number}", "r", "a", {"condition": condition} | pair)
+        for condition in (f"condition {number}" for number in range(60))
+        for number, pair in enumerate(({"pair": condition}, {"pair": condition}, {}, {}))
+    ]
+    settings = {"group_by": "condition", "test_share": 0.3}
+    few = split_cases(cases, dataset(held_out=10, **settings)).held_out
+    more = split_cases(cases, dataset(held_out=40, **settings)).held_out
+    assert {case.key for case in few} < {case.key for case in more}
+    groups = Counter(case.extra["condition"] for case in few)
+    assert set(groups.values()) == {1}
+    assert not any("pair" in case.extra for case in few)
+    most = split_cases(cases, dataset(held_out=55, **settings)).held_out
+    pairs = Counter(case.extra["pair"] for case in most if "pair" in case.extra)
+    assert set(pairs.values()) == {2}
+
+
 @pytest.mark.parametrize("key", ["held_out", "validation"])
 def test_more_than_a_side_holds_is_refused_with_what_it_holds(dataset, key):
     cases = some_cases(200, conditions=100)

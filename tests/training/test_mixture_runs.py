@@ -81,6 +81,6 @@ def test_a_mixture_is_kept_with_the_run(tiny_runs: TinyRuns, mixture, tmp_path: 
     )
     assert [(part["name"], part["kept"], part["drawn"]) for part in kept["parts"]] == [
         ("local", 12, 8),
-        ("clinical_cases", 324, 2),
+        ("clinical_cases", 327, 2),
     ]
     assert kept["held_out"]["kept"] == 2

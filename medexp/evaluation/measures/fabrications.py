@@ -137,8 +137,9 @@ def find_excessive_doses(text: str, lexicon: Lexicon) -> list[ExcessiveDose]:
             else []
         )
         for dose in doses:
-            others = [other.start for other in (*doses, *drugs) if other.start >= dose.end]
-            excess = _find_excess(match[0], dose, drugs, min(others, default=len(match[0])))
+            others = [other.start for other in doses] + [drug.start for drug in drugs]
+            until = min((at for at in others if at >= dose.end), default=len(match[0]))
+            excess = _find_excess(match[0], dose, drugs, until)
             if excess:
                 excessive_doses.append(excess)
     return excessive_doses
