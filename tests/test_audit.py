@@ -84,9 +84,9 @@ def test_the_shipped_cases_break_no_rule(
     assert "⟨EOS⟩" in output  # the preview
     values = json.loads((tiny_runs.root / "audited" / "audit.json").read_text())
     assert (values["train"]["kept"], values["broken_rules"], values["languages"]) == (
-        138,
+        328,
         [],
-        {"en": 138},
+        {"en": 328},
     )
     assert values["label_tokens"]["EOS"] == 138
 

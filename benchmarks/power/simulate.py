@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("groups x cases x draws   0.3 -> 0.6 found   alone   false call in any of 3")
     for design in (
         Design(8, 1), Design(8), Design(16), Design(24), Design(32), Design(32, draws=4),
-        Design(40), Design(64, 1), Design(77),
+        Design(40), Design(62, 1), Design(62), Design(64, 1), Design(77),
     ):  # fmt: skip
         print(
             f"{design.groups:6} x {design.cases} x {design.draws}"
