@@ -88,7 +88,7 @@ def test_the_shipped_cases_break_no_rule(
         [],
         {"en": 328},
     )
-    assert values["label_tokens"]["EOS"] == 138
+    assert values["label_tokens"]["EOS"] == 328
 
 
 def test_strict_ends_with_2_and_every_broken_rule(tmp_path: Path) -> None:
