@@ -25,7 +25,6 @@ from medexp.data import mixture
 from medexp.data.audit.contamination import extract_benchmark_texts
 from medexp.data.audit.inspection import Inspection, inspect_prepared
 from medexp.data.audit.review_sheet import KINDS, VERDICTS, Review, read_review, render_sheet
-from medexp.data.cases import Case
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import DataError
 from medexp.models import backend, weights
@@ -115,7 +114,7 @@ def write_review_sheet(config: RunConfig, options: AuditOptions, console: Consol
             f"audit.review_sheet={file} is there already and may hold somebody's work; name"
             " another file, or read it with audit.review"
         )
-    cases = _load_all_cases(config)
+    cases = data_loading.load_cases(config.dataset, config.prompt).cases
     sheet = render_sheet(cases, options.review_cases, config.dataset.split_seed)
     write_text_atomic(file, sheet)
     console.result(
@@ -140,7 +139,8 @@ def read_review_sheet(
     assert options.review is not None
     file = Path(options.review)
     rows = data_loading.read_records(file, "audit.review")
-    review = read_review(rows, _load_all_cases(config), str(file))
+    cases = data_loading.load_cases(config.dataset, config.prompt).cases
+    review = read_review(rows, cases, str(file))
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / "review.json", review.as_dict())
     print_review(review, folder / "review.json", console)
@@ -148,11 +148,6 @@ def read_review_sheet(
     if options.strict and serious:
         raise DataError(f"{serious} cases were judged wrong or dangerous (audit.strict=true)")
     return review
-
-
-def _load_all_cases(config: RunConfig) -> list[Case]:
-    read = data_loading.load_cases(config.dataset, config.prompt)
-    return [case for cases in read.by_source for case in cases]
 
 
 def _run(config: RunConfig, invocation: Invocation[AuditOptions, None]) -> float:
@@ -163,7 +158,7 @@ def _run(config: RunConfig, invocation: Invocation[AuditOptions, None]) -> float
     if options.review is not None:
         review = read_review_sheet(config, options, invocation.output_dir, Console())
         return float(len(review.remarks))
-    inspection = audit(config, invocation.options, invocation.output_dir, Console())
+    inspection = audit(config, options, invocation.output_dir, Console())
     return float(len(inspection.broken))
 
 

@@ -20,7 +20,9 @@ from typing import Any
 # Also as a script, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from medexp.data.audit.contamination import list_word_runs
 from medexp.data.split import Sides
+from medexp.data.words import split_words
 
 Record = Mapping[str, Any]
 CASES = Path(__file__).resolve().parents[2] / "medexp" / "data" / "clinical_cases.jsonl"
@@ -41,7 +43,7 @@ FEATURES = (
 )
 URGENCIES = ("emergency", "urgent", "routine", "self-limiting")
 LENGTHS = (0, 60, 90, 120, 180, 251)
-OVERLAP, LIKENESS = 13, 5
+LIKENESS = 5
 
 
 def read_cases() -> list[Record]:
@@ -57,16 +59,16 @@ def count_items(record: Record) -> tuple[int, ...]:
 
 def names_first_cause(record: Record) -> bool:
     """Return whether the first item of Causes names the condition or a synonym of it."""
-    first = _words(re.search(r"## Causes\n(.*)", record["Response"])[1])  # type: ignore[index]
+    first = split_words(re.search(r"## Causes\n(.*)", record["Response"])[1])  # type: ignore[index]
     names = [record["condition"], *record["synonyms"]]
-    return any(set(_words(name)) <= set(first) for name in names)
+    return any(set(split_words(name)) <= set(first) for name in names)
 
 
 def find_likest(records: Sequence[Record]) -> tuple[float, str, str]:
     """Return the largest share of LIKENESS-word runs that two cases which are no pair have in
     common, of the shorter one's, and their conditions.
     """
-    runs = [set(_runs(_text(record), LIKENESS)) for record in records]
+    runs = [set(_list_short_runs(_text(record))) for record in records]
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, own in enumerate(runs):
         for run in own:
@@ -84,17 +86,19 @@ def find_likest(records: Sequence[Record]) -> tuple[float, str, str]:
 
 
 def find_overlaps(records: Sequence[Record], texts: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return (file, condition) for every case that has OVERLAP words in a row with a text."""
+    """Return (file, condition) for every case that has 13 words in a row with a text, as the audit
+    counts them.
+    """
     ours: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for record in records:
         statements = " / ".join([*record["must_say"], *record["must_not_say"]])
-        for run in _runs(f"{_text(record)} {statements}", OVERLAP):
+        for run in list_word_runs(split_words(f"{_text(record)} {statements}")):
             ours[run].add(record["condition"])
     return sorted(
         {
             (name, condition)
             for name, text in texts.items()
-            for run in _runs(text, OVERLAP)
+            for run in list_word_runs(split_words(text))
             for condition in ours.get(run, ())
         }
     )
@@ -104,13 +108,9 @@ def _text(record: Record) -> str:
     return " ".join((record["Question"], record["Complex_CoT"], record["Response"]))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _runs(text: str, length: int) -> Iterator[tuple[str, ...]]:
-    words = _words(text)
-    return zip(*(words[start:] for start in range(length)), strict=False)
+def _list_short_runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = split_words(text)
+    return zip(*(words[start:] for start in range(LIKENESS)), strict=False)
 
 
 def _print_counts(title: str, counts: Mapping[str, int], total: int) -> None:

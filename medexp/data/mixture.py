@@ -18,6 +18,7 @@ from medexp.data.split import (
     Sides,
     Split,
     divide_cases,
+    refuse_small_parts,
     split_cases,
     too_few_cases_error,
 )
@@ -115,15 +116,7 @@ def _refuse_small(
         held = len(parts.test) + len(parts.validation)
         if source.weight and not parts.train:
             raise too_few_cases_error(source.name, held, count, validation)
-        for key, part, number in (
-            ("held_out", parts.test, count),
-            ("validation", parts.validation, validation),
-        ):
-            if len(part) < number:
-                raise DataError(
-                    f"dataset={source.name} has {len(parts.train) + held} different questions and"
-                    f" dataset.{key}={number}; lower it"
-                )
+        refuse_small_parts(parts, source, count, validation)
 
 
 def _remove_repeats(pools: Sequence[Sequence[Case]]) -> list[list[Case]]:

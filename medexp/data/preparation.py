@@ -11,7 +11,7 @@ from medexp.data.cases import PAIR, Case
 from medexp.data.encoding import EncodedCase, EncodedCases, Vocabulary, encode_cases, encode_prompt
 from medexp.data.order import count_epoch_draws, count_steps, make_mixed_order
 from medexp.data.prompts import render_question
-from medexp.data.split import Share, Split
+from medexp.data.split import Share, Split, join_pairs
 from medexp.errors import DataError
 
 NO_CASES = EncodedCases(cases=(), encoded=(), dropped=0, trimmed=0, plain=0)
@@ -155,24 +155,18 @@ def pick_evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
     neighbours may share a condition. A contrast pair is taken whole or not at all, as long as
     there are others.
     """
-    units: dict[object, list[int]] = {}
-    for place, case in enumerate(cases):
-        units.setdefault(case.extra.get(PAIR) or place, []).append(place)
-    waiting = list(units.values())
-    for number in range(len(waiting), 0, -1):
-        spaced = [waiting[index * len(waiting) // number] for index in range(number)]
-        taken = {place for unit in spaced for place in unit}
-        if len(taken) <= count:
+    units = join_pairs(cases)
+    taken: set[str] = set()
+    for number in range(len(units), 0, -1):
+        spaced = [units[index * len(units) // number] for index in range(number)]
+        if sum(map(len, spaced)) <= count:
+            taken = {case.key for unit in spaced for case in unit}
             break
-    else:
-        taken = set()
     # What is still wanted is filled up with single cases, else with halves of pairs.
-    rest = sorted(
-        (place for place in range(len(cases)) if place not in taken),
-        key=lambda place: bool(cases[place].extra.get(PAIR)),
-    )
-    taken.update(rest[: max(0, count - len(taken))])
-    return [cases[place] for place in sorted(taken)]
+    rest = [case for case in cases if case.key not in taken]
+    rest.sort(key=lambda case: bool(case.extra.get(PAIR)))
+    taken.update(case.key for case in rest[: count - len(taken)])
+    return [case for case in cases if case.key in taken]
 
 
 def _refuse_empty(side: EncodedCases, overlong: Overlong, which: str, key: str, limit: int) -> None:

@@ -123,10 +123,9 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
     unique = len(divided.train) + held_out + len(divided.reserved)
     limit = None if dataset.max_cases is None else max(0, dataset.max_cases - held_out)
     train = divided.train[:limit]
-    if dataset.test_share is not None:
-        _refuse_small_sides(divided, dataset)
     if not train:
         raise too_few_cases_error(dataset.name, unique, dataset.held_out, dataset.validation)
+    refuse_small_parts(divided, dataset, dataset.held_out, dataset.validation)
     return Split(
         tuple(train),
         tuple(divided.test),
@@ -138,18 +137,27 @@ def split_cases(cases: Sequence[Case], dataset: Dataset) -> Split:
     )
 
 
-def _refuse_small_sides(divided: DividedCases, dataset: Dataset) -> None:
-    """Raises DataError where a side has fewer cases than are to be measured of it."""
+def refuse_small_parts(
+    divided: DividedCases, source: Source, num_held_out: int, num_validation: int
+) -> None:
+    """Raises DataError where the test or the validation part has fewer cases than asked for."""
+    unique = sum(map(len, divided)) - len(divided.reserved)
     for key, share, part, wanted in (
-        ("held_out", "test_share", divided.test, dataset.held_out),
-        ("validation", "validation_share", divided.validation, dataset.validation),
+        ("held_out", "test_share", divided.test, num_held_out),
+        ("validation", "validation_share", divided.validation, num_validation),
     ):
-        if len(part) < wanted:
+        if len(part) >= wanted:
+            continue
+        if source.test_share is None:
             raise DataError(
-                f"dataset.{key}={wanted} is more than the {len(part)} cases that"
-                f" dataset.{share}={getattr(dataset, share):g} gives of dataset={dataset.name};"
-                f" set dataset.{key}={len(part)}, or a larger dataset.{share}"
+                f"dataset={source.name} has {unique} different questions and"
+                f" dataset.{key}={wanted}; lower it"
             )
+        raise DataError(
+            f"dataset.{key}={wanted} is more than the {len(part)} cases that"
+            f" dataset.{share}={getattr(source, share):g} gives of dataset={source.name};"
+            f" set dataset.{key}={len(part)}, or a larger dataset.{share}"
+        )
 
 
 def divide_cases(
@@ -206,12 +214,20 @@ def _interleave(groups: Sequence[Sequence[Case]]) -> list[list[Case]]:
     """
     rounds: dict[int, list[list[Case]]] = {}
     for group in groups:
-        units: dict[object, list[Case]] = {}
-        for case in group:
-            units.setdefault(case.extra.get(PAIR) or case.key, []).append(case)
-        for turn, unit in enumerate(sorted(units.values(), key=len)):
+        for turn, unit in enumerate(sorted(join_pairs(group), key=len)):
             rounds.setdefault(turn, []).append(unit)
     return [unit for turn in sorted(rounds) for unit in rounds[turn]]
+
+
+def join_pairs(cases: Iterable[Case]) -> list[list[Case]]:
+    """Return every contrast pair of `cases` as one unit and every other case as its own, in the
+    order of their first cases.
+    """
+    units: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        pair = case.extra.get(PAIR)
+        units.setdefault(("pair", pair) if pair else ("question", case.key), []).append(case)
+    return list(units.values())
 
 
 def _join(groups: Iterable[Sequence[Case]]) -> list[Case]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medexp.data.think_marks import THINK_START
+from medexp.data.think_marks import THINK_END, THINK_START
 
 INSTRUCTION = (
     "Answer in four sections, each a heading with short bullet points under it: ## Symptoms,"
@@ -37,7 +37,7 @@ def make_best_prompts(tokenizer: Any, questions: Sequence[str]) -> BestPrompts:
     texts = [render_best_way(tokenizer, question, way) for question in questions]
     prompts = [encode_best_way(tokenizer, text, way) for text in texts]
     # A template may open the chain of thought itself, or leave that to the model.
-    reasons = way == "R1 markers" or any(text.rstrip().endswith(THINK_START) for text in texts)
+    reasons = way == "R1 markers" or any(map(_opens_reasoning, texts))
     return BestPrompts(prompts, reasons, way)
 
 
@@ -66,6 +66,17 @@ def render_request(tokenizer: Any, request: str, way: str) -> str:
         start = tokenizer.bos_token or ""
         return f"{start}{R1_USER}{request}{R1_ASSISTANT}{THINK_START}\n"
     return f"{request}\n\n"
+
+
+def close_reasoning(asked: str) -> str:
+    """Return a rendered question up to where the answer begins: the chain of thought that `asked`
+    opens is closed with nothing in it.
+    """
+    return asked + (f"\n{THINK_END}\n\n" if _opens_reasoning(asked) else "")
+
+
+def _opens_reasoning(asked: str) -> bool:
+    return asked.rstrip().endswith(THINK_START)
 
 
 def encode_best_way(tokenizer: Any, text: str, way: str) -> list[int]:

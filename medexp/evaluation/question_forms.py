@@ -13,8 +13,12 @@ from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import Vocabulary, encode_prompt
 from medexp.data.prompts import render_case, render_question
-from medexp.data.think_marks import THINK_END, THINK_START
-from medexp.evaluation.base_prompt import choose_way, encode_best_way, render_best_way
+from medexp.evaluation.base_prompt import (
+    choose_way,
+    close_reasoning,
+    encode_best_way,
+    render_best_way,
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,7 @@ def make_best_form(tokenizer: Any, vocabulary: Vocabulary) -> QuestionForm:
     way = choose_way(tokenizer)
 
     def encode_prefix(question: str, opening: str) -> tuple[int, ...]:
-        asked = render_best_way(tokenizer, question, way)
-        is_open = asked.rstrip().endswith(THINK_START)
-        text = asked + (f"\n{THINK_END}\n\n" if is_open else "") + opening
+        text = close_reasoning(render_best_way(tokenizer, question, way)) + opening
         return tuple(encode_best_way(tokenizer, text, way))
 
     return QuestionForm(encode_prefix, vocabulary.encode)

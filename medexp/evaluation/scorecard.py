@@ -384,11 +384,7 @@ def _score_arm(
 ) -> tuple[ScoredAnswer, ...]:
     """Return the scored answers of `arm`, one a case; pairs of cases are marked together."""
     scored = [_score_draws(case, arm, reasons, lexicon, cosines) for case in cases]
-    pairs = _mark_pairs(cases, arm, reasons)
-    return tuple(
-        replace(answer, values={**answer.values, "contrast_pairs": told_apart})
-        for answer, told_apart in zip(scored, pairs, strict=True)
-    )
+    return _add_values(scored, "contrast_pairs", _mark_pairs(cases, arm, reasons))
 
 
 def _add_support(
@@ -397,9 +393,16 @@ def _add_support(
     """Return the answers with whether a verifier says yes to each, where one was asked."""
     if len(verified) != len(scored):
         return scored
+    return _add_values(scored, "supported", [float(support > 0) for support in verified])
+
+
+def _add_values(
+    scored: Sequence[ScoredAnswer], key: str, values: Sequence[float | None]
+) -> tuple[ScoredAnswer, ...]:
+    """Return the answers with the value of one more measure each."""
     return tuple(
-        replace(answer, values={**answer.values, "supported": float(support > 0)})
-        for answer, support in zip(scored, verified, strict=True)
+        replace(answer, values={**answer.values, key: value})
+        for answer, value in zip(scored, values, strict=True)
     )
 
 

@@ -8,12 +8,15 @@ no verdict.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from medexp.config.schema import Evaluation, RunConfig
-from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import ConfigError, ModelError
-from medexp.evaluation.base_prompt import choose_way, encode_best_way, render_request
+from medexp.evaluation.base_prompt import (
+    choose_way,
+    close_reasoning,
+    encode_best_way,
+    render_request,
+)
 from medexp.evaluation.likelihood import Continuation, measure_log_likelihoods
 from medexp.evaluation.record import AnsweredCase
 from medexp.evaluation.verifier import (
@@ -53,9 +56,7 @@ class BaseVerifier:
         )
         prefixes = []
         for item in items:
-            asked = render_request(tokenizer, judge_request(item), way)
-            is_open = asked.rstrip().endswith(THINK_START)
-            text = asked + (f"\n{THINK_END}\n\n" if is_open else "")
+            text = close_reasoning(render_request(tokenizer, judge_request(item), way))
             prefixes.append(tuple(encode_best_way(tokenizer, text.rstrip(" "), way)))
         replies = [Continuation(prefix, reply) for prefix in prefixes for reply in (yes, no)]
         with self._model.adapter_disabled():
@@ -102,7 +103,7 @@ def make_verifier(
         return EndpointVerifier(str(evaluation.verifier_model), evaluation.verifier)
     libraries = backend.load_backend(config.hardware, machine.cache_dir())
     return load_from_folder(
-        Path(expand_home(evaluation.verifier)),
+        expand_home(evaluation.verifier),
         libraries,
         evaluation.batch_size,
         device="cpu" if is_planned else None,

@@ -130,7 +130,19 @@ def grade_stated_diagnosis(
     text = _MARKS.sub("", extract_answer(answer))
     names = [condition, *list_synonyms(condition), *synonyms]
     own = frozenset(make_term_key(condition))
-    statements = [_cut_to_counting_part(statement) for statement in _find_statements(answer, text)]
+    sections = parse_sections(answer)
+    causes, symptoms = (
+        [
+            part
+            for section in sections
+            if section.name == name
+            for part in _list_parts(section.items)
+        ]
+        for name in ("causes", "symptoms")
+    )
+    statements = [
+        _cut_to_counting_part(statement) for statement in _find_statements(text, causes, symptoms)
+    ]
     stated = next(
         (
             statement
@@ -142,7 +154,7 @@ def grade_stated_diagnosis(
     )
     if _is_exact(stated, names, own):
         return StatedDiagnosis("exact", stated)
-    if led_to := _find_behind_its_cause(answer, condition, names, own):
+    if led_to := _find_behind_its_cause(causes, condition, names, own):
         return StatedDiagnosis("exact", led_to)
     named = _find_named_conditions(stated, with_broader=False)
     others = {name for name in named if not are_related(name, condition)}
@@ -154,7 +166,7 @@ def grade_stated_diagnosis(
     return StatedDiagnosis("absent", stated)
 
 
-def _find_statements(answer: str, text: str) -> Iterator[str]:
+def _find_statements(text: str, causes: Sequence[str], symptoms: Sequence[str]) -> Iterator[str]:
     """Yield what may state the diagnosis, the surest first."""
     lines = [line for line in split_answer_lines(text) if not line.endswith("?")]
     matches = [
@@ -162,13 +174,9 @@ def _find_statements(answer: str, text: str) -> Iterator[str]:
     ]
     yield from (match["text"] for match in matches if match[0].casefold().startswith("final"))
     yield from (match["text"] for match in matches)
-    for section in parse_sections(answer):
-        if section.name == "causes":
-            yield from _list_parts(section.items)
+    yield from causes
     yield from (match["text"] for line in lines if (match := _PHRASE.search(line)))
-    for section in parse_sections(answer):
-        if section.name == "symptoms":
-            yield from _list_parts(section.items)
+    yield from symptoms
     yield from (line for line in lines[:1] if find_bare_heading(line) is None)
 
 
@@ -181,15 +189,10 @@ def _list_parts(items: Sequence[str]) -> Iterator[str]:
 
 
 def _find_behind_its_cause(
-    answer: str, condition: str, names: Sequence[str], own: frozenset[str]
+    causes: Sequence[str], condition: str, names: Sequence[str], own: frozenset[str]
 ) -> str:
     """Return the part of Causes that names the condition where that names at most one other."""
-    parts = [
-        _cut_to_counting_part(part)
-        for section in parse_sections(answer)
-        if section.name == "causes"
-        for part in _list_parts(section.items)
-    ]
+    parts = [_cut_to_counting_part(part) for part in causes]
     others = {
         name
         for part in parts
