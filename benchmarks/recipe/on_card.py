@@ -40,6 +40,7 @@ COMMON = (
 SHIPPED = ("dataset=clinical_cases",)
 # The parts of a mixture, by their weights; both are measured on the shipped cases' held-out part.
 MIXTURE = ("dataset=medical_o1_structured",)
+NO_REASONING = ("prompt=direct", "dataset.columns.reasoning=null", "dataset.overlong=drop")
 RECIPES: dict[str, Sequence[str]] = {
     "shipped cases": SHIPPED,
     "shipped, learning rate / 4": (*SHIPPED, "training.learning_rate=5e-5"),
@@ -55,8 +56,17 @@ RECIPES: dict[str, Sequence[str]] = {
         "training.save_steps=15",
     ),
     "shipped, loss on the answer": (*SHIPPED, "training.loss_on=answer"),
-    "shipped, without reasoning": (*SHIPPED, "prompt=direct", "dataset.columns.reasoning=null"),
-    "shipped, items the base finds likely": (),  # the path of its cases is filled in
+    "shipped, without reasoning": (*SHIPPED, *NO_REASONING),
+    "shipped, learning rate / 4, 180 steps": (
+        *SHIPPED,
+        "training.learning_rate=5e-5",
+        "training.max_steps=180",
+    ),
+    # The paths of their cases are filled in.
+    "shipped, items the base finds likely": (),
+    "shipped, no denial without a reason": (),
+    "own answers of the base": (),
+    "own answers of the base, hinted": (),
     "medical-o1 alone": (
         *MIXTURE,
         "dataset.mixture.0.weight=0.99",
@@ -66,6 +76,13 @@ RECIPES: dict[str, Sequence[str]] = {
     "one to one": (*MIXTURE, "dataset.mixture.0.weight=0.5", "dataset.mixture.1.weight=0.5"),
 }
 KNOWN = "shipped, items the base finds likely"
+EXPLAINED = "shipped, no denial without a reason"
+# Made by own_words.py, in the folder of --words; they have no reasoning.
+OWN_WORDS = {"own answers of the base": "own", "own answers of the base, hinted": "hinted"}
+DENIES = re.compile(r"(?:no|not|never|nor|neither|do not|don't|avoid|withhold|without)\b", re.I)
+GIVES_REASON = re.compile(
+    r"\b(?:because|since|as|which|for|so|risk|lest|can|may|would|until|unless|if)\b|:", re.I
+)
 MEASURED = ("result/", "eval/", "test/", "data/cases")
 
 
@@ -90,6 +107,12 @@ def main() -> int:
     recipes = {name: RECIPES[name] for name in options.only or RECIPES}
     if KNOWN in recipes:
         recipes[KNOWN] = _find_known_cases(options, work)
+    if EXPLAINED in recipes:
+        recipes[EXPLAINED] = _drop_bare_denials(work)
+    for name in recipes.keys() & OWN_WORDS.keys():
+        if options.words is None:
+            raise SystemExit(f"{name} needs --words FOLDER, made by own_words.py")
+        recipes[name] = [*_train_on(options.words / f"{OWN_WORDS[name]}.jsonl"), *NO_REASONING]
     tasks = [(name, seed) for seed in options.seeds for name in recipes]
     began = time.monotonic()
     # The first run asks the base; the others find its answers in the store.
@@ -115,6 +138,7 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, required=True, help="a Transformers checkpoint")
     parser.add_argument("--o1", type=Path, help="records of medical-o1, for the mixtures")
+    parser.add_argument("--words", type=Path, help="what own_words.py wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("recipes"), help="where runs lie")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -243,8 +267,45 @@ def _find_known_cases(options: argparse.Namespace, work: Path) -> list[str]:
     file.write_text("\n".join(known) + "\n", encoding="utf-8")
     del model
     torch.cuda.empty_cache()
+    return _train_on(file)
+
+
+def _drop_bare_denials(work: Path) -> list[str]:
+    """Write the shipped cases without the parts of their advice that only deny ("no steroid, no
+    antibiotic") and give no reason, and return the overrides that train on them.
+    """
+    lines = (ROOT / "medexp" / "data" / "clinical_cases.jsonl").read_text("utf-8").splitlines()
+    file = work / "explained.jsonl"
+    with file.open("w", encoding="utf-8") as stream:
+        for line in lines:
+            case = json.loads(line)
+            case["Response"] = drop_bare_denials(case["Response"])
+            stream.write(json.dumps(case, ensure_ascii=False) + "\n")
+    return _train_on(file)
+
+
+def drop_bare_denials(answer: str) -> str:
+    """Return `answer` without the parts of its items of advice that begin with a denial and hold
+    no word of reason.
+    """
+    kept: list[str] = []
+    advises = False
+    for line in answer.splitlines():
+        advises = line == "## Precautions" if line.startswith("#") else advises
+        parts = line.removeprefix("- ").split("; ")
+        good = [part for part in parts if not DENIES.match(part) or GIVES_REASON.search(part)]
+        if not advises or good == parts:
+            kept.append(line)
+        elif good:
+            text = "; ".join(good)
+            kept.append(f"- {text[0].upper()}{text[1:]}")
+    return "\n".join(kept)
+
+
+def _train_on(file: Path) -> list[str]:
+    """Return the overrides that train on the cases of `file` and measure on the shipped ones."""
     # A source of its own: as clinical_cases, these would be all there are to hold out from.
-    entry = f"{{use: local, weight: 1, path: {file}, group_by: group}}"
+    entry = f"{{use: local, weight: 1, path: {file.absolute()}, group_by: group}}"
     return [
         "dataset=mixture",
         f"dataset.mixture=[{entry}]",
