@@ -20,13 +20,14 @@ from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import Format, PlanOptions
 from medexp.config.invocation import Invocation
 from medexp.config.model_shape import check_shape, read_model_config
+from medexp.config.remarks import remark_on_kernels
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, VramPlanError
 from medexp.planning import feasibility, planner
 from medexp.planning.step_time import Plan
 from medexp.reports import frontier_chart
 from medexp.reports.plan_tables import print_plan, print_runners_up
-from medexp.system.console import Console
+from medexp.system.console import NOTE, Console
 
 FRONTIER_RANKS = (4, 8, 16, 32, 64, 128)
 FRONTIER_LENGTHS = (512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
@@ -68,6 +69,8 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
         _print_json(found, config, cells, console)
         return chosen
     print_plan(config, chosen, console)
+    for remark in remark_on_kernels(config):
+        console.info(remark, NOTE)
     print_runners_up(runners_up, console)
     if cells:
         _print_frontier(config, cells, console)

@@ -37,6 +37,8 @@ _TELLING = (
     "training.weight_decay", "model.quantisation", "model.path", "dataset.held_out",
     "dataset.max_cases", "dataset.held_out_from.name", "hardware.name", "hardware.vram_ceiling_gib",
 )  # fmt: skip
+# Newer keys of these groups are told where they are set.
+_RECIPE = ("lora.", "training.")
 _TELLING_OF_A_PART = (".name", ".weight", ".path")
 
 
@@ -70,7 +72,9 @@ def comparable_params(config: RunConfig, overrides: Sequence[str]) -> dict[str, 
     }
     named = [override.lstrip("+").partition("=")[0] for override in overrides]
     first = [*_TELLING[:6], *named, *_TELLING]
-    order = [*first, *filter(_tells_of_a_part, leaves)]
+    newer = [name for name in FORMER_VALUES if name.startswith(_RECIPE)]
+    is_set = (name for name in newer if not _is_at_former_value(name, leaves.get(name)))
+    order = [*first, *is_set, *filter(_tells_of_a_part, leaves)]
     return {name: leaves[name] for name in order if name in leaves}
 
 

@@ -25,7 +25,13 @@ _SAME = {
         "max_seq_length max_length cutoff_len sequence_len max_seq_len model_max_length seq_length"
     ),
     "training.learning_rate": "learning_rate lr",
+    "training.loraplus_lr_ratio": "loraplus_lr_ratio lora_plus_ratio loraplus_ratio",
     "training.warmup_steps": "warmup_steps num_warmup_steps lr_warmup_steps",
+    "training.min_lr_ratio": "min_lr_ratio cosine_min_lr_ratio min_lr_rate",
+    "training.adam_beta1": "adam_beta1",
+    "training.adam_beta2": "adam_beta2",
+    "training.adam_epsilon": "adam_epsilon",
+    "training.neftune_noise_alpha": "neftune_noise_alpha neftune_alpha",
     "training.schedule": "lr_scheduler_type lr_scheduler lr_schedule scheduler",
     "training.optimizer": "optim optimizer",
     "training.weight_decay": "weight_decay",
@@ -39,6 +45,8 @@ _SAME = {
     "lora.bias": "lora_bias",
     "lora.rank_stabilised": "use_rslora rslora peft_use_rslora",
     "lora.dora": "use_dora dora peft_use_dora",
+    "lora.alpha_ratio": "lora_alpha_ratio alpha_ratio",
+    "lora.init_lora_weights": "init_lora_weights peft_init_lora_weights",
     "lora.start_from": "adapter_name_or_path lora_model_dir adapter_path",
     "model.revision": "model_revision revision base_model_revision",
     "dataset.max_cases": "max_samples max_train_samples",
@@ -63,7 +71,11 @@ _BY_VALUE = {
         "false": "training.gradient_checkpointing=off",
         "unsloth": "training.gradient_checkpointing=unsloth",
     },
-    "lr_scheduler_type": {"constant_with_warmup": "training.schedule=constant_with_warmup"},
+    "lr_scheduler_type": {
+        "constant_with_warmup": "training.schedule=constant_with_warmup",
+        "cosine_with_min_lr": "training.schedule=cosine training.min_lr_ratio=0.1",
+    },
+    "pissa_init": {"false": "lora.init_lora_weights=true"},
     "optim": {
         "adamw_bnb_8bit": "training.optimizer=adamw_8bit",
         "adamw_torch_fused": "training.optimizer=adamw_torch",
@@ -140,10 +152,6 @@ _ALSO = {  # other spellings of the names above
     "hf_token": "token",
     "bnb_4bit_compute_dtype": "bnb_4bit_quant_type",
     "bnb_4bit_use_double_quant": "bnb_4bit_quant_type",
-    "neftune_alpha": "neftune_noise_alpha",
-    "adam_beta2": "adam_beta1",
-    "adam_epsilon": "adam_beta1",
-    "loftq_config": "init_lora_weights",
     "lora_modules_to_save": "modules_to_save",
     "gpu_memory_limit": "gpu_memory_utilization",
     "max_memory": "gpu_memory_utilization",
@@ -152,7 +160,7 @@ _ALSO = {  # other spellings of the names above
 }
 _INSTEAD = {  # their name: what is done here
     "num_train_epochs": "write training.epochs={value} training.max_steps=null",
-    "warmup_ratio": "a warm-up is counted in steps: training.warmup_steps=NUMBER",
+    "warmup_ratio": "write training.warmup_ratio={value} training.warmup_steps=null",
     "load_in_4bit": (
         "4-bit weights are model.quantisation=nf4, unquantised ones model.quantisation=none"
     ),
@@ -244,15 +252,15 @@ _INSTEAD = {  # their name: what is done here
         " export.repo=OWNER/NAME"
     ),
     "token": "it is read from the environment variable HF_TOKEN",
-    "neftune_noise_alpha": (
-        "noise on the embeddings (NEFTune) is not offered; lora.dropout regularises"
+    "lr_scheduler_kwargs": (
+        "where linear and cosine end is training.min_lr_ratio, a share of training.learning_rate"
     ),
-    "adam_beta1": (
-        "the constants of Adam are those of the optimizer (training.optimizer), there is nothing"
-        " to set"
+    "loftq_config": (
+        "how the matrices begin is lora.init_lora_weights, true or gaussian: others change the base"
     ),
-    "init_lora_weights": (
-        "B begins with zeros, A at random, as in the LoRA paper; there is nothing to set"
+    "pissa_init": (
+        "PiSSA changes the base's weights; how the matrices begin is lora.init_lora_weights, true"
+        " or gaussian"
     ),
     "modules_to_save": "an adapter holds LoRA matrices alone (lora.target_modules)",
     "layers_to_transform": (

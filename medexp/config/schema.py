@@ -6,6 +6,7 @@ a field's own range is checked when `config.resolve` turns the composed config i
 Refuses to know about other groups: rules between them are in `config.validation`.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
@@ -194,13 +195,25 @@ class Lora(Group):
     """
 
     r: int = number(1, 1024)
-    alpha: int = number(1)
+    alpha: int | None = number(1)
+    alpha_ratio: float | None = number(above=0)
     dropout: float = number(0, 0.99)
     bias: Bias = MISSING
     target_modules: list[str] = MISSING
     rank_stabilised: bool = MISSING
     dora: bool = MISSING
+    init_lora_weights: Any = MISSING
     start_from: str | None = MISSING
+
+    @property
+    def trained_alpha(self) -> int | float:
+        """Alpha as PEFT is told it: as given, or so many times the rank; whole where it can be."""
+        if self.alpha_ratio is None:
+            assert self.alpha is not None  # `config.validation` lets one of the two be null
+            return self.alpha
+        # Without what binary fractions add: 0.1 x 30 is 3.
+        alpha = round(self.alpha_ratio * self.r, 6)
+        return int(alpha) if alpha.is_integer() else alpha
 
 
 @dataclass
@@ -313,11 +326,18 @@ class Training(Group):
     epochs: float | None = number(above=0)
     max_seq_tokens: int = number(16)
     learning_rate: float = number(above=0)
-    warmup_steps: int = number(0)
+    loraplus_lr_ratio: float | None = number(1)
+    warmup_steps: int | None = number(0)
+    warmup_ratio: float | None = number(0, 1)
     schedule: Schedule = MISSING
+    min_lr_ratio: float = number(0, 0.99)
     optimizer: Optimizer = MISSING
+    adam_beta1: float = number(0, 0.999999)
+    adam_beta2: float = number(0, 0.999999)
+    adam_epsilon: float = number(above=0)
     weight_decay: float = number(0)
     max_grad_norm: float = number(above=0)
+    neftune_noise_alpha: float | None = number(above=0)
     gradient_checkpointing: Checkpointing = MISSING
     group_by_length: bool = MISSING
     loss_on: LossOn = MISSING
@@ -331,6 +351,13 @@ class Training(Group):
     def cases_a_step(self) -> int:
         """The effective batch."""
         return self.micro_batch * self.accumulation
+
+    def count_warmup_steps(self, steps: int) -> int:
+        """Return how many of a run's `steps` warm up, a share of them rounded up."""
+        if self.warmup_ratio is None:
+            assert self.warmup_steps is not None  # `config.validation` lets one of the two be null
+            return self.warmup_steps
+        return math.ceil(self.warmup_ratio * steps)
 
 
 @dataclass

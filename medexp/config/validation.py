@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from medexp.config.adapter_init import explain_init, is_offered_init
+from medexp.config.flatten import format_value
 from medexp.config.levers import MEMORY_LEVERS
 from medexp.config.schema import (
     Benchmark,
@@ -22,6 +24,7 @@ from medexp.config.schema import (
     Overlong,
     Quantisation,
     RunConfig,
+    Schedule,
     Source,
 )
 from medexp.errors import listing, nearest
@@ -62,6 +65,49 @@ def _check_steps(config: RunConfig) -> Iterator[str]:
         yield (
             f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
             "exactly one of them must be set and the other null"
+        )
+
+
+def _check_schedule(config: RunConfig) -> Iterator[str]:
+    training = config.training
+    if (training.warmup_steps is None) == (training.warmup_ratio is None):
+        yield (
+            f"training.warmup_steps={format_value(training.warmup_steps)} and training.warmup_ratio"
+            f"={format_value(training.warmup_ratio)}: exactly one of them must be set and the other"
+            " null; add training.warmup_steps=null where a share of the steps is meant"
+        )
+    if training.min_lr_ratio and training.schedule not in (Schedule.linear, Schedule.cosine):
+        yield (
+            f"training.min_lr_ratio={training.min_lr_ratio:g} is where a rate that falls ends and"
+            f" training.schedule={training.schedule.value} does not fall; set"
+            " training.min_lr_ratio=0, or training.schedule=linear or cosine"
+        )
+
+
+def _check_adapter(config: RunConfig) -> Iterator[str]:
+    lora = config.lora
+    if (lora.alpha is None) == (lora.alpha_ratio is None):
+        yield (
+            f"lora.alpha={format_value(lora.alpha)} and lora.alpha_ratio="
+            f"{format_value(lora.alpha_ratio)}: exactly one of them must be set and the other null;"
+            " add lora.alpha=null where alpha is to follow the rank"
+        )
+    if lora.alpha_ratio is not None and lora.rank_stabilised:
+        yield (
+            f"lora.alpha_ratio={lora.alpha_ratio:g} keeps alpha / r the same for every rank and"
+            " lora.rank_stabilised=true scales by alpha / sqrt(r), which would grow with it; set"
+            " lora.alpha=NUMBER lora.alpha_ratio=null, or lora.rank_stabilised=false"
+        )
+    init = lora.init_lora_weights
+    if not is_offered_init(init):
+        yield (
+            f"lora.init_lora_weights={format_value(init)} is not offered: {explain_init(init)};"
+            " allowed are true, gaussian"
+        )
+    elif init is not True and lora.start_from is not None:
+        yield (
+            f"lora.init_lora_weights={init} has no effect with lora.start_from={lora.start_from},"
+            " which brings both matrices; set lora.init_lora_weights=true"
         )
 
 
@@ -351,6 +397,8 @@ def _check_weights(config: RunConfig) -> Iterator[str]:
 # Each yields one sentence for every problem of a whole config.
 RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
     _check_steps,
+    _check_schedule,
+    _check_adapter,
     _check_engine,
     _check_levers,
     _check_optimizer,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from omegaconf import OmegaConf
 
 from medexp.config import dataset_sources
-from medexp.config.schema import Lora, RunConfig
+from medexp.config.schema import Lora, RunConfig, Training
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
 # The Hub's identifier for each licence that conf/model names.
@@ -137,8 +137,11 @@ def _list_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     cases = f"{training.cases_a_step} cases, at most {training.max_seq_tokens} tokens each"
     yield "length", f"{length} of {cases}"
     optimizer = f"{training.optimizer.value}, learning rate {training.learning_rate:g}"
-    schedule = f"{training.schedule.value} with {training.warmup_steps} warm-up steps"
-    yield "optimizer", f"{optimizer}, {schedule}"
+    yield "optimizer", f"{optimizer}, {_describe_schedule(training)}"
+    if training.loraplus_lr_ratio is not None:
+        yield "LoRA+", f"B at {training.loraplus_lr_ratio:g} times the learning rate"
+    if training.neftune_noise_alpha is not None:
+        yield "NEFTune", f"noise of alpha {training.neftune_noise_alpha:g} on the embeddings"
     yield "loss on", training.loss_on.value
     yield "seed", str(training.seed)
     base_weights = {"none": "as stored", "nf4": "NF4, dequantised layer by layer"}
@@ -149,11 +152,18 @@ def _list_settings(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "hardware", f"{hardware.name}, {hardware.dtype.value}{ceiling}"
 
 
+def _describe_schedule(training: Training) -> str:
+    has_count = training.warmup_ratio is None
+    warmup = training.warmup_steps if has_count else f"{training.warmup_ratio:.0%} of the steps as"
+    floor = f" to {training.min_lr_ratio:g} of it" if training.min_lr_ratio else ""
+    return f"{training.schedule.value}{floor} with {warmup} warm-up{' steps' if has_count else ''}"
+
+
 def _describe_adapter(lora: Lora) -> str:
     kind = "DoRA" if lora.dora else "LoRA"
     stabilised = ", rank-stabilised" if lora.rank_stabilised else ""
     return (
-        f"{kind}, rank {lora.r}, alpha {lora.alpha}{stabilised}, on"
+        f"{kind}, rank {lora.r}, alpha {lora.trained_alpha:g}{stabilised}, on"
         f" {', '.join(lora.target_modules)}"
     )
 

@@ -165,7 +165,7 @@ def _check_scale(config: Mapping[str, Any], lora: Lora, folder: Path, key: str) 
     that was trained.
     """
     ours = {
-        "lora_alpha": lora.alpha,
+        "lora_alpha": lora.trained_alpha,
         "use_rslora": lora.rank_stabilised,
         "use_dora": lora.dora,
         "bias": lora.bias.value,

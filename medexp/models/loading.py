@@ -111,12 +111,13 @@ def _make_lora_options(lora: Lora) -> dict[str, Any]:
     """Return the adapter's settings under PEFT's names, which are Unsloth's too."""
     return {
         "r": lora.r,
-        "lora_alpha": lora.alpha,
+        "lora_alpha": lora.trained_alpha,
         "lora_dropout": lora.dropout,
         "bias": lora.bias.value,
         "target_modules": list(lora.target_modules),
         "use_rslora": lora.rank_stabilised,
         "use_dora": lora.dora,
+        "init_lora_weights": lora.init_lora_weights,
     }
 
 

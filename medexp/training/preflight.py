@@ -206,6 +206,7 @@ def _run_longest_step(
             "training.accumulation": twice,
             "training.batch_by": BatchBy.cases,
             "training.warmup_steps": 0,
+            "training.warmup_ratio": None,
         },
     )
     work: dict[Phase, Callable[[], object]] = {

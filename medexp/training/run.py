@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medexp.config.flatten import format_override
 from medexp.config.invocation import AnyInvocation
-from medexp.config.remarks import remark_on_schedule
+from medexp.config.remarks import remark_on_kernels, remark_on_schedule
 from medexp.config.resolve import find_tracking_root
 from medexp.config.schema import RunConfig, Tracking
 from medexp.data import loading as data_loading
@@ -194,7 +194,8 @@ def _prepare_cases(
     console.info(f"cases: {prepared.audit.sentence()}", DONE)
     with console.status("auditing the cases"):
         inspection = inspect_prepared(tokenizer, config, prepared, {})
-    for remark in (*inspection.broken, *remark_on_schedule(config, prepared.steps)):
+    remarks = (*remark_on_schedule(config, prepared.steps), *remark_on_kernels(config))
+    for remark in (*inspection.broken, *remarks):
         console.info(remark, NOTE)
     return prepared, inspection
 

@@ -9,12 +9,21 @@ import math
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from medexp.config.schema import BatchBy, Checkpointing, Device, Engine, Optimizer, RunConfig
+from medexp.config.schema import (
+    BatchBy,
+    Checkpointing,
+    Device,
+    Engine,
+    Optimizer,
+    RunConfig,
+    Schedule,
+    Training,
+)
 from medexp.data.batching import batch_for_least_time, batch_in_order
 from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import MachineError, MedexpError, RunInterrupted, TrainingDiverged
@@ -77,7 +86,7 @@ def fit(
     steps = len(rows) // config.training.cases_a_step
     bridge = _make_bridge(model, callbacks, count_tokens)
     with capture_library_output():
-        trainer = _make_trainer_class(model, bridge.add_tokens)(
+        trainer = _make_trainer_class(model, config, bridge.add_tokens)(
             model=model.network,
             args=_arguments(config, model, steps, checkpoints),
             train_dataset=_make_dataset(model, rows),
@@ -140,10 +149,13 @@ def predict_step_s(config: RunConfig, lengths: Sequence[int]) -> float:
     )
 
 
-def _make_trainer_class(model: AdapterModel, add_tokens: Callable[[int], None]) -> Any:
+def _make_trainer_class(
+    model: AdapterModel, config: RunConfig, add_tokens: Callable[[int], None]
+) -> Any:
     """Return TRL's trainer, for batches that hold a whole step: it goes through their micro-batches
     one after another, and tells `add_tokens` how many tokens they had.
     """
+    ratio = config.training.loraplus_lr_ratio
 
     class StepTrainer(model.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(
@@ -157,6 +169,12 @@ def _make_trainer_class(model: AdapterModel, add_tokens: Callable[[int], None]) 
             add_tokens(inputs[TOKENS])
             return loss
 
+        def create_optimizer(self, *given: Any, **named: Any) -> Any:
+            optimizer = super().create_optimizer(*given, **named)
+            if ratio is not None:
+                raise_rate_of_b(optimizer, model.network.named_parameters(), ratio)
+            return optimizer
+
         # A checkpoint lasts as long as the run, and TRL's card of it cannot be made where the
         # locale is not UTF-8: its template is read in the locale's encoding
         # (huggingface_hub.RepoCard.from_template).
@@ -166,8 +184,41 @@ def _make_trainer_class(model: AdapterModel, add_tokens: Callable[[int], None]) 
     return StepTrainer
 
 
+def raise_rate_of_b(
+    optimizer: Any, named_parameters: Iterable[tuple[str, Any]], ratio: float
+) -> None:
+    """Give the B matrices of an adapter among the groups of `optimizer`, which has taken no step,
+    `ratio` times the learning rate; everything else of their groups, weight decay too, stays.
+
+    PEFT's `create_loraplus_optimizer` would also raise the rate of DoRA's magnitudes and of trained
+    biases, and Unsloth's trainer has a third grouping; this one is the same with both engines and
+    with every optimizer, and a checkpoint finds its groups again.
+
+    Source: LoRA+, Hayou et al. 2024, arXiv:2402.12354.
+    """
+    of_b = {id(parameter) for name, parameter in named_parameters if ".lora_B." in name}
+    for group in list(optimizer.param_groups):
+        faster = [parameter for parameter in group["params"] if id(parameter) in of_b]
+        if not faster:
+            continue
+        group["params"] = [each for each in group["params"] if id(each) not in of_b]
+        optimizer.add_param_group(group | {"params": faster, "lr": ratio * group["lr"]})
+
+
+def _choose_schedule(training: Training) -> tuple[str, dict[str, float]]:
+    """Return the schedule by its name in Transformers, and its options."""
+    least = training.min_lr_ratio
+    if not least:
+        return training.schedule.value, {}
+    if training.schedule is Schedule.cosine:
+        return "cosine_with_min_lr", {"min_lr_rate": least}
+    # Transformers' linear schedule ends at zero, and a polynomial of degree one where it is told.
+    return "polynomial", {"lr_end": least * training.learning_rate, "power": 1.0}
+
+
 def _arguments(config: RunConfig, model: AdapterModel, steps: int, checkpoints: Path | None) -> Any:
     training, on_cpu = config.training, config.hardware.device is Device.cpu
+    schedule, schedule_options = _choose_schedule(training)
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
         # A batch is a whole step, which the trainer class cuts into micro-batches.
@@ -176,10 +227,16 @@ def _arguments(config: RunConfig, model: AdapterModel, steps: int, checkpoints: 
         "gradient_accumulation_steps": 1,
         "max_steps": steps,
         "learning_rate": training.learning_rate,
-        "warmup_steps": training.warmup_steps,
-        "lr_scheduler_type": training.schedule.value,
+        "warmup_steps": training.count_warmup_steps(steps),
+        "lr_scheduler_type": schedule,
+        "lr_scheduler_kwargs": schedule_options,
         "optim": _choose_optimizer(config),
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
         "weight_decay": training.weight_decay,
+        # Off whenever the model is not in training mode: nothing that is measured has noise.
+        "neftune_noise_alpha": training.neftune_noise_alpha,
         "max_grad_norm": training.max_grad_norm,
         "seed": training.seed,
         "use_cpu": on_cpu,

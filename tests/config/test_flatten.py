@@ -167,6 +167,13 @@ def test_the_most_telling_come_first_and_nulls_are_left_out(run):
     assert all(map(is_of_experiment, told))
 
 
+def test_newer_keys_of_a_recipe_are_told_where_they_are_set(run, resolved):
+    assert not {"lora.init_lora_weights", "training.adam_beta1"} & set(comparable_params(run, []))
+    levers = {"training.loraplus_lr_ratio": 16.0, "lora.init_lora_weights": "gaussian"}
+    told = comparable_params(change_values(run, levers), [])
+    assert {name: told[name] for name in levers} == levers
+
+
 def test_the_parts_of_a_mixture_are_told(resolved):
     told = comparable_params(resolved("hardware=cpu", "dataset=medical_o1_structured"), [])
     assert told["dataset.mixture.0.weight"] == 0.9

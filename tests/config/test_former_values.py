@@ -46,6 +46,10 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
     changes = {
         "dataset.validation": 8, "dataset.stratify_by": ["urgency"],
         "dataset.format": Format.chat, "dataset.turns": Turns.all,
+        "lora.alpha_ratio": 2.0, "lora.init_lora_weights": "gaussian",
+        "training.loraplus_lr_ratio": 16.0, "training.warmup_ratio": 0.1,
+        "training.min_lr_ratio": 0.1, "training.adam_beta1": 0.8, "training.adam_beta2": 0.95,
+        "training.adam_epsilon": 1e-6, "training.neftune_noise_alpha": 5.0,
         "dataset.test_share": 0.3, "dataset.validation_share": 0.1, "training.keep_best": True,
         "training.early_stopping_patience": 2, "evaluation.primary": ["structure"],
         "evaluation.cases": MeasuredCases.shipped,

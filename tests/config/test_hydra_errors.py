@@ -5,7 +5,10 @@ from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 
 GROUPS = "model, lora, dataset, prompt, training, evaluation, tracking, hardware"
-LORA = "lora has r, alpha, dropout, bias, target_modules, rank_stabilised, dora, start_from"
+LORA = (
+    "lora has r, alpha, alpha_ratio, dropout, bias, target_modules, rank_stabilised, dora,"
+    " init_lora_weights, start_from"
+)
 
 TYPED = [
     # a key that does not exist

@@ -29,7 +29,6 @@ TYPED = [
         "lr_scheduler_type=polynomial",
         "it is training.schedule, one of linear, cosine, constant, constant_with_warmup",
     ),
-    ("warmup_ratio=0.1", "a warm-up is counted in steps: training.warmup_steps=NUMBER"),
     ("optim=adamw_torch_fused", "write training.optimizer=adamw_torch"),
     ("optim=adamw_8bit", "write training.optimizer=adamw_8bit"),
     (
@@ -74,7 +73,15 @@ TYPED = [
     ),
     (
         "neftune_noise_alpha=5",
-        "noise on the embeddings (NEFTune) is not offered; lora.dropout regularises",
+        "write training.neftune_noise_alpha=5",
+    ),
+    ("loraplus_lr_ratio=16", "write training.loraplus_lr_ratio=16"),
+    ("adam_beta2=0.95", "write training.adam_beta2=0.95"),
+    ("warmup_ratio=0.03", "write training.warmup_ratio=0.03 training.warmup_steps=null"),
+    ("init_lora_weights=gaussian", "write lora.init_lora_weights=gaussian"),
+    (
+        "lr_scheduler_type=cosine_with_min_lr",
+        "write training.schedule=cosine training.min_lr_ratio=0.1",
     ),
 ]
 

@@ -2,7 +2,7 @@ import itertools
 import re
 
 from medexp.config.changes import change_values
-from medexp.config.remarks import remark_on_schedule
+from medexp.config.remarks import remark_on_kernels, remark_on_schedule
 
 WARMUP = (
     "training.warmup_steps=5 is not less than the 4 steps of this run: the learning rate never"
@@ -33,6 +33,17 @@ def test_a_remark_that_is_followed_is_not_made_again(resolved):
         assert not [*remark_on_schedule(run, steps)], steps
 
 
+def test_a_share_of_the_steps_is_told_in_shares(resolved):
+    whole = ["hardware=cpu", "training.warmup_steps=null", "evaluation.every_steps=1"]
+    for steps in range(1, 25):
+        run = resolved(*whole, "training.warmup_ratio=1")
+        (said,) = remark_on_schedule(run, steps)
+        assert said.startswith("training.warmup_ratio=1 is not less than")
+        share = float(re.search(r"set training\.warmup_ratio=(\S+)$", said)[1])
+        run = change_values(run, {"training.warmup_ratio": share})
+        assert not [*remark_on_schedule(run, steps)], steps
+
+
 def test_a_constant_rate_has_no_warm_up(resolved):
     run = resolved("hardware=cpu", "training.schedule=constant", "evaluation.every_steps=1")
     assert not [*remark_on_schedule(run, 4)]
@@ -52,3 +63,15 @@ def test_the_rate_of_a_warm_up_as_long_as_the_run_stays_below_what_was_asked():
             optimizer.step()
             schedule.step()
         assert (max(rates) == 1.0) is reaches
+
+
+def test_what_leaves_the_fused_kernels_is_said_once(resolved):
+    card = "hardware=rtx4090_24gb"
+    fused = ["lora.dropout=0.1", "lora.rank_stabilised=true", "training.neftune_noise_alpha=5"]
+    assert not [*remark_on_kernels(resolved(card, *fused, "training.loraplus_lr_ratio=16"))]
+    (said,) = remark_on_kernels(resolved(card, "lora.dora=true", "lora.bias=lora_only"))
+    assert said.startswith("lora.dora=true runs outside Unsloth's fused kernels")
+    (said,) = remark_on_kernels(resolved(card, "lora.bias=all"))
+    assert said.startswith("lora.bias=all runs outside Unsloth's fused kernels")
+    plain = "hardware.engine=transformers"
+    assert not [*remark_on_kernels(resolved(card, plain, "lora.dora=true"))]

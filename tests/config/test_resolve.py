@@ -25,6 +25,40 @@ BROKEN = {
         (["training.max_steps=null"],
          ["training.max_steps=None", "training.epochs=None", "exactly one"]),
     ],
+    "_check_schedule": [
+        (
+            ["training.warmup_ratio=0.1"],
+            ["training.warmup_steps=5 and training.warmup_ratio=0.1", "add"
+             " training.warmup_steps=null"],
+        ),
+        (["training.warmup_steps=null"], ["training.warmup_steps=null", "exactly one"]),
+        (
+            ["training.min_lr_ratio=0.1", "training.schedule=constant_with_warmup"],
+            ["training.min_lr_ratio=0.1", "training.schedule=constant_with_warmup does not fall",
+             "training.schedule=linear or cosine"],
+        ),
+    ],
+    "_check_adapter": [
+        (["lora.alpha_ratio=2"],
+         ["lora.alpha=16 and lora.alpha_ratio=2.0", "exactly one", "add lora.alpha=null"]),
+        (["lora.alpha=null"], ["lora.alpha=null and lora.alpha_ratio=null", "exactly one"]),
+        (
+            ["lora.alpha=null", "lora.alpha_ratio=2", "lora.rank_stabilised=true"],
+            ["lora.alpha_ratio=2", "lora.rank_stabilised=true", "set lora.alpha=NUMBER"],
+        ),
+        (["lora.init_lora_weights=pissa_niter_16"],
+         ["lora.init_lora_weights=pissa_niter_16", "changes the base's weights", "true, gaussian"]),
+        (["lora.init_lora_weights=false"], ["=false is not offered", "begins at random"]),
+        (["lora.init_lora_weights=eva"], ["=eva is not offered", "activations or gradients"]),
+        (["lora.init_lora_weights=orthogonal"], ["=orthogonal", "NF4"]),
+        (["lora.init_lora_weights=mica"], ["=mica", "half of the planned parameters"]),
+        (["lora.init_lora_weights=[1]"], ["=[1]", "PEFT has no such beginning"]),
+        (["lora.init_lora_weights=1"], ["=1 is not offered", "PEFT has no such beginning"]),
+        (
+            ["lora.init_lora_weights=gaussian", "lora.start_from=out"],
+            ["lora.init_lora_weights=gaussian has no effect", "brings both matrices"],
+        ),
+    ],
     "_check_engine": [
         (
             [CARD, "training.gradient_checkpointing=off"],
@@ -301,7 +335,7 @@ def test_a_group_without_an_option_is_set_on_the_command_line(compose, large_car
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("+lora.rank=8", ["lora.rank does not exist", "there are r, alpha, dropout"]),
+        ("+lora.rank=8", ["lora.rank does not exist", "there are r, alpha, alpha_ratio, dropout"]),
         ("+training.max_step=8", ["training.max_step does not exist", "did you mean max_steps?"]),
         ("+model.shape.layer=8", ["model.shape.layer does not exist", "did you mean layers?"]),
         ("+optimizer=adam", ["optimizer does not exist", "there are model, lora, dataset"]),
