@@ -17,17 +17,19 @@ import psutil
 
 from medexp.system.files import write_json_atomic
 from medexp.system.home import expand_home
-from medexp.system.units import GIB
+from medexp.system.known_cards import estimate_tflops, find_most_alike
 
+# of CUdevice_attribute in cuda.h
+_ATTRIBUTES = {
+    "clock_khz": 13,
+    "multiprocessors": 16,
+    "memory_clock_khz": 36,
+    "memory_bus_bits": 37,
+    "capability_major": 75,
+    "capability_minor": 76,
+}
 # in the environment of a trial: how many run beside each other on this machine
 RAM_SHARED_BY = "MEDEXP_RAM_SHARED_BY"
-PRESETS_BY_VRAM = (  # card memory in GiB that a preset needs, largest first
-    (135.0, "h200_141gb"),
-    (23.0, "rtx4090_24gb"),
-    (14.5, "t4_16gb"),
-    (11.5, "rtx3060_12gb"),
-    (5.5, "rtx4050_6gb"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,15 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device: its name, its whole memory in bytes, and its calibration, if there was one."""
+    """A CUDA device: its name, its whole memory in bytes, its calibration, if there was one, and
+    what its driver says of its speed: TFLOP/s and GB/s at the highest clocks (0: not known)."""
 
     name: str
     total_bytes: int
     has_bfloat16: bool
     calibration: Calibration | None = None
+    tflops: float = 0.0
+    memory_gb_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,16 +111,30 @@ def _read_driver() -> ctypes.CDLL | None:
 
 def _read_gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     device, total, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(128)
-    major = ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(device), index)
     driver.cuDeviceGetName(name, len(name), device)
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR is 75.
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+    attributes = {key: _read_attribute(driver, device, key) for key in _ATTRIBUTES}
+    capability = attributes["capability_major"], attributes["capability_minor"]
     called = name.value.decode()
     return Gpu(
-        called, total.value, has_bfloat16=major.value >= 8, calibration=_read_calibration(called)
+        called,
+        total.value,
+        has_bfloat16=capability[0] >= 8,
+        calibration=_read_calibration(called),
+        tflops=estimate_tflops(
+            capability, attributes["multiprocessors"], attributes["clock_khz"] / 1e6
+        ),
+        # Bits of a clock's two transfers, in bytes: 10.5 GHz and 384 bits are 1,008 GB/s.
+        memory_gb_per_s=2 * attributes["memory_clock_khz"] * attributes["memory_bus_bits"] / 8e6,
     )
+
+
+def _read_attribute(driver: ctypes.CDLL, device: ctypes.c_int, key: str) -> int:
+    """Return an attribute of `device`; 0 where the driver does not know it."""
+    value = ctypes.c_int()
+    status = driver.cuDeviceGetAttribute(ctypes.byref(value), _ATTRIBUTES[key], device)
+    return value.value if status == 0 else 0
 
 
 @cache
@@ -171,12 +190,15 @@ def measure_peak_bytes() -> int:
 
 
 def find_nearest_preset(machine: Machine) -> str:
-    """The largest hardware preset whose card is no larger than the first card here, and computes in
-    a format that it has (t4_16gb is the one in float16); `cpu` without a card."""
+    """Return the hardware preset that is most like the first card here (`known_cards`), as it was
+    measured, else as its driver describes it; `cpu` without a card."""
     if not machine.gpus:
         return "cpu"
     card = machine.gpus[0]
-    for needed_gib, name in PRESETS_BY_VRAM:
-        if card.total_bytes >= needed_gib * GIB and card.has_bfloat16 == (name != "t4_16gb"):
-            return name
-    return "rtx4050_6gb"
+    measured = card.calibration
+    return find_most_alike(
+        card.total_bytes,
+        card.has_bfloat16,
+        measured.matmul_tflops if measured else card.tflops,
+        measured.memory_gb_per_s if measured else card.memory_gb_per_s,
+    )

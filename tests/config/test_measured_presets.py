@@ -2,7 +2,9 @@
 
 import pytest
 
-CARDS = ["rtx4050_6gb", "rtx3060_12gb", "t4_16gb", "rtx4090_24gb", "h200_141gb"]
+from medexp.system.known_cards import KNOWN_CARDS
+
+CARDS = [card.preset for card in KNOWN_CARDS]
 
 
 @pytest.mark.parametrize("card", CARDS)

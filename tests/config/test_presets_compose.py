@@ -9,7 +9,8 @@ from medexp.config.schema import Device, Overlong
 from medexp.data import loading as data_loading
 from medexp.data.split import split_cases
 from medexp.system import machine
-from medexp.system.machine import PRESETS_BY_VRAM, Gpu, Machine, find_nearest_preset
+from medexp.system.known_cards import KNOWN_CARDS, KnownCard
+from medexp.system.machine import Gpu, Machine, find_nearest_preset
 from medexp.system.units import GIB
 
 CONF = find_conf_dir()
@@ -46,6 +47,10 @@ WORKLOADS = {  # preset: model, dataset, prompt, training's optimizer, answers
     "rtx4090_24gb": ("deepseek_r1_distill_qwen_14b", "medical_o1", "clinical", "adamw_8bit", 64),
     "h200_141gb": ("deepseek_r1_distill_qwen_14b", "medical_o1", "clinical", "adamw_8bit", 64),
 }
+LAPTOP = WORKLOADS["rtx4050_6gb"]
+NEWER = ("rtx4060_laptop_8gb", "rtx4070_laptop_8gb", "rtx5060_laptop_8gb", "rtx5070_laptop_8gb")
+NEWER += ("rtx5060_8gb", "rtx4070_12gb", "rtx5070_12gb", "rtx5060ti_16gb", "rtx5070ti_16gb")
+WORKLOADS |= dict.fromkeys(NEWER, LAPTOP)
 
 
 def workload(run):
@@ -178,13 +183,28 @@ def test_a_preset_s_ceiling_leaves_room_on_its_card(resolved, preset):
     assert 0.5 <= hardware.card_vram_gib - hardware.vram_ceiling_gib <= 4
 
 
-def test_every_preset_is_the_nearest_one_of_its_own_card(resolved):
-    assert {name for _, name in PRESETS_BY_VRAM} == set(PRESETS) - {"cpu"}
-    for needed_gib, name in PRESETS_BY_VRAM:
-        hardware = resolved(f"hardware={name}").hardware
-        assert needed_gib <= hardware.card_vram_gib
-        card = Gpu(name, int(hardware.card_vram_gib * GIB), hardware.dtype.value == "bfloat16")
-        assert find_nearest_preset(Machine(8, "by hand", (card,))) == name
+@pytest.mark.parametrize("card", KNOWN_CARDS, ids=[card.preset for card in KNOWN_CARDS])
+def test_every_preset_is_the_nearest_one_of_its_own_card(resolved, card):
+    hardware = resolved(f"hardware={card.preset}").hardware
+    assert card == KnownCard(
+        hardware.name,
+        hardware.card_vram_gib,
+        hardware.matmul_tflops,
+        hardware.memory_gb_per_s,
+        hardware.dtype.value == "bfloat16",
+    )
+    gpu = Gpu(
+        card.preset,
+        int(card.vram_gib * GIB),
+        card.has_bfloat16,
+        tflops=card.tflops,
+        memory_gb_per_s=card.memory_gb_per_s,
+    )
+    assert find_nearest_preset(Machine(8, "by hand", (gpu,))) == card.preset
+
+
+def test_every_preset_of_a_card_is_known():
+    assert {card.preset for card in KNOWN_CARDS} == set(PRESETS) - {"cpu"}
 
 
 def test_the_shipped_cases_are_found_from_anywhere(resolved, tmp_path, monkeypatch):
@@ -230,7 +250,7 @@ def test_a_project_s_own_preset_is_found_and_cannot_hide_a_shipped_one(
     [
         ([], "cpu", None),
         ([Gpu("4 GiB", 4 * GIB, True)], "rtx4050_6gb", 3.25),
-        ([Gpu("RTX 4060", 8 * GIB, True)], "rtx4050_6gb", 7.25),
+        ([Gpu("RTX 4060", 8 * GIB, True)], "rtx4060_laptop_8gb", 7.25),
         ([Gpu("T4", 15 * GIB, False)], "t4_16gb", 14.25),
         ([Gpu("H200", int(139.8 * GIB), True)], "h200_141gb", 139.05),
     ],

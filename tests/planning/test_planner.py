@@ -13,12 +13,13 @@ from medexp.planning.budget import compute_budget
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.planning.step_memory import count_largest_tile
 from medexp.planning.step_time import Predictions, predict_plan
+from medexp.system.known_cards import KNOWN_CARDS
 from medexp.system.machine import Machine
 from medexp.system.units import GIB, bytes_of_gib
 
 CARD = "hardware=rtx4050_6gb"
 ON_CARD = "hardware.offload_activations=false"
-PRESETS = ["rtx4050_6gb", "rtx3060_12gb", "t4_16gb", "rtx4090_24gb", "h200_141gb"]
+PRESETS = [card.preset for card in KNOWN_CARDS]
 MODELS = [
     "smollm2_135m",
     "deepseek_r1_distill_qwen_1_5b",
