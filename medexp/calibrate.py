@@ -10,18 +10,24 @@ Measures matrix products by shape, copies on the card and over its link, and wha
 CUDA's context is there. Seconds.
 """
 
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 from medexp.cli.app import run_command
 from medexp.cli.composition import CommandSpec
 from medexp.config.invocation import Invocation
+from medexp.config.measured_preset import build_measured_preset
 from medexp.config.schema import Device, RunConfig
 from medexp.errors import MachineError
 from medexp.models import gpu_rates
 from medexp.models.gpu_rates import ProductRate
 from medexp.system import machine
 from medexp.system.console import Console
-from medexp.system.machine import Calibration
+from medexp.system.files import write_text_atomic
+from medexp.system.home import short
+from medexp.system.machine import Calibration, Gpu
+from medexp.system.private_names import find_installed_version
 from medexp.system.units import GIB, gib
 
 PLANNED_TOKENS = 4096  # the products of most plans are about this long
@@ -81,11 +87,29 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
             " hardware=auto plans with the rest: if other programs had them, close these and"
             " calibrate again"
         )
+    kept = machine.save_calibration(card, found)
+    preset = _write_preset(config, card, found, kept.parent)
     console.result(
-        f"Kept in {machine.save_calibration(card, found)}; hardware=auto uses it. For another"
-        f" preset:\n{overrides(found)}"
+        f"Kept in {short(kept)}; hardware=auto uses it. For another preset:\n{overrides(found)}\n"
+        f"As a preset of its own, to use elsewhere or to send: {short(preset)}"
     )
     return found
+
+
+def _write_preset(config: RunConfig, card: Gpu, found: Calibration, folder: Path) -> Path:
+    """Write the figures as a hardware preset into `folder`; return the file."""
+    libraries = ("medexp", "torch")
+    name, text = build_measured_preset(
+        card,
+        found,
+        config.hardware.dtype.value,
+        config.model.name,
+        time.strftime("%Y-%m-%d"),
+        {library: find_installed_version(library) or "of a checkout" for library in libraries},
+    )
+    file = folder / f"{name}.yaml"
+    write_text_atomic(file, text)
+    return file
 
 
 def overrides(found: Calibration) -> str:
