@@ -28,11 +28,11 @@ def remark_on_schedule(config: RunConfig, steps: int) -> Iterator[str]:
 
 
 def remark_on_kernels(config: RunConfig) -> Iterator[str]:
-    """Yield what of an adapter Unsloth's fused kernels cannot compute: its memory is planned for,
-    and the predicted speed is theirs.
+    """Yield what an adapter costs with Unsloth beyond what its plan says: time where its fused
+    kernels cannot compute it, memory where they keep more.
 
-    LoRA+, NEFTune, rsLoRA and dropout leave them in place (unsloth 2026.10.9, models/llama.py and
-    kernels/fast_lora.py).
+    LoRA+, NEFTune and rsLoRA cost nothing (unsloth 2026.10.9, models/llama.py and
+    kernels/fast_lora.py; an H200, benchmarks/vram).
     """
     if config.hardware.engine is not Engine.unsloth:
         return
@@ -46,6 +46,12 @@ def remark_on_kernels(config: RunConfig) -> Iterator[str]:
         yield (
             f"lora.bias={lora.bias.value} runs outside Unsloth's fused kernels: a step takes longer"
             " than predicted"
+        )
+    elif lora.dropout:
+        yield (
+            f"lora.dropout={lora.dropout:g} takes up to 8 % more of the card than planned, as the"
+            " kernels keep what was dropped; the rehearsed step takes a safer plan where this one"
+            " does not fit"
         )
 
 

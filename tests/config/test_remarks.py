@@ -67,11 +67,13 @@ def test_the_rate_of_a_warm_up_as_long_as_the_run_stays_below_what_was_asked():
 
 def test_what_leaves_the_fused_kernels_is_said_once(resolved):
     card = "hardware=rtx4090_24gb"
-    fused = ["lora.dropout=0.1", "lora.rank_stabilised=true", "training.neftune_noise_alpha=5"]
+    fused = ["lora.rank_stabilised=true", "training.neftune_noise_alpha=5"]
     assert not [*remark_on_kernels(resolved(card, *fused, "training.loraplus_lr_ratio=16"))]
     (said,) = remark_on_kernels(resolved(card, "lora.dora=true", "lora.bias=lora_only"))
     assert said.startswith("lora.dora=true runs outside Unsloth's fused kernels")
     (said,) = remark_on_kernels(resolved(card, "lora.bias=all"))
     assert said.startswith("lora.bias=all runs outside Unsloth's fused kernels")
+    (said,) = remark_on_kernels(resolved(card, "lora.dropout=0.05"))
+    assert said.startswith("lora.dropout=0.05 takes up to 8 % more of the card than planned")
     plain = "hardware.engine=transformers"
     assert not [*remark_on_kernels(resolved(card, plain, "lora.dora=true"))]
