@@ -13,6 +13,8 @@ _SHORT = {
     "training.learning_rate": "lr",
     "training.max_seq_tokens": "seq",
     "training.seed": "seed",
+    "training.loraplus_lr_ratio": "loraplus",
+    "training.neftune_noise_alpha": "neftune",
 }
 _ALWAYS = ("lora.r", "training.learning_rate", "training.max_seq_tokens")
 _TELLING = re.compile(
@@ -55,6 +57,9 @@ def _list_other_overrides(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         told = _TELLING.fullmatch(override)
         if told is None or told["key"] in (*_ALWAYS, *_UNTELLING) or override in _UNTELLING:
+            continue
+        # Of two keys that exclude each other it is the one that is not meant.
+        if told["value"] == "null":
             continue
         found.append(
             _abbreviate(told["key"], told["value"]) if "." in told["key"] else told["value"]

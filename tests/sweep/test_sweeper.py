@@ -93,6 +93,28 @@ def _in_mlflow(sweeps, done) -> None:
     assert registered.run_id == best.user_attrs["mlflow_run_id"]
 
 
+def test_a_sweep_over_ranks_keeps_the_scale(sweeps):
+    status, output = sweeps.run(
+        "lora.r=choice(2,4)",
+        "lora.alpha=null",
+        "lora.alpha_ratio=2",
+        "training.loraplus_lr_ratio=choice(4,16)",
+        "hydra/sweeper/sampler=grid",
+        "sweep.n_trials=4",
+    )
+    assert status == 0, output
+    trials = [run for run in sweeps.tiny_runs.runs() if "lora.alpha_ratio" in run.data.params]
+    tried = {
+        (run.data.params["lora.r"], run.data.params["training.loraplus_lr_ratio"]) for run in trials
+    }
+    assert tried == {(rank, ratio) for rank in ("2", "4") for ratio in ("4.0", "16.0")}
+    scales = set()
+    for file in sweeps.folder.rglob("adapter_config.json"):
+        config = json.loads(file.read_text())
+        scales.add(config["lora_alpha"] / config["r"])
+    assert scales == {2.0}
+
+
 def test_no_ending_loses_anything(sweeps):
     words = [
         "lora.r=choice(4,8)",

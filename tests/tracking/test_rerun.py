@@ -94,6 +94,32 @@ def test_a_run_is_restored_from_mlflow_alone_to_the_same_loss(
     )
 
 
+def test_levers_of_adapter_and_optimizer_are_restored(
+    trains: Trains, capsys: pytest.CaptureFixture[str]
+) -> None:
+    levers = {
+        "lora.alpha_ratio": "3.0",
+        "lora.init_lora_weights": "gaussian",
+        "training.loraplus_lr_ratio": "8.0",
+        "training.neftune_noise_alpha": "5.0",
+        "training.warmup_ratio": "0.5",
+        "training.min_lr_ratio": "0.1",
+        "training.adam_beta2": "0.95",
+    }
+    given = [f"{key}={value}" for key, value in levers.items()]
+    nulls = ["lora.alpha=null", "training.warmup_steps=null", "evaluation.answers=0"]
+    first = trains.train(*trains.tiny_runs.overrides(*given, *nulls))
+    again = trains.again(first.run_id)
+    assert again.outcome.loss_after == first.outcome.loss_after
+    assert "the same as run" in " ".join(capsys.readouterr().out.split())
+    for result in (first, again):
+        run = trains.tiny_runs.client().get_run(result.run_id)
+        assert {key: run.data.params.get(key) for key in levers} == levers
+    named = trains.tiny_runs.client().get_run(first.run_id).info.run_name
+    assert "alpha_ratio=3.0 init_lora_weights=gaussian loraplus8.0" in named
+    assert "null" not in named
+
+
 def test_what_the_command_line_names_wins_and_the_difference_is_said(
     trains: Trains, first: TrainResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
