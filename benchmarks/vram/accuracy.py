@@ -1,11 +1,17 @@
 """Predicted against measured reserved peak, for every measured point; needs no card.
 
-python benchmarks/vram/accuracy.py benchmarks/vram/results/*.json
+    python benchmarks/vram/accuracy.py benchmarks/vram/results/*.json
+    python benchmarks/vram/accuracy.py --learn benchmarks/vram/results/*.json
+
+`--learn` asks what a calibration of two lengths would be worth: of the points that differ in length
+and micro-batch alone, the shortest and the longest scale the prediction of those between them.
 """
 
 import argparse
 import json
 import statistics
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -56,8 +62,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--learn", action="store_true", help="scale by two points of each plan")
     args = parser.parse_args()
     register_with_hydra()
+    if args.learn:
+        print_learnt(args.files)
+        return
     for file in args.files:
         points = json.loads(file.read_text())
         errors = []
@@ -74,6 +84,32 @@ def main() -> None:
         sizes = [abs(error) for error in errors]
         worst = f"worst {max(sizes):.2f} %, lowest {min(errors):+.2f} %"
         print(f"\n{len(errors)} points: median error {statistics.median(sizes):.2f} %, {worst}")
+
+
+def print_learnt(files: Sequence[Path]) -> None:
+    """Print the errors of the points between two others of the same plan: as planned, scaled by the
+    mean of what the two ends took, and by a line through both."""
+    plans: dict[object, list[tuple[int, int, int]]] = defaultdict(list)
+    for file in files:
+        for point in json.loads(file.read_text()):
+            key = file.name, tuple(point["overrides"]), point["r"]
+            tokens, measured = point["micro_batch"] * point["seq"], point["train_reserved_bytes"]
+            plans[key].append((tokens, measured, predict_peak_bytes(point)))
+    errors: dict[str, list[float]] = {"as planned": [], "one factor": [], "a line": []}
+    for points in plans.values():
+        shortest, *between, longest = sorted(points) if len(points) > 2 else (points[0], points[0])
+        low, high = shortest[1] / shortest[2], longest[1] / longest[2]
+        for tokens, measured, predicted in between:
+            reached = (tokens - shortest[0]) / max(1, longest[0] - shortest[0])
+            factors = (1.0, (low + high) / 2, low + (high - low) * reached)
+            for found, factor in zip(errors.values(), factors, strict=True):
+                found.append(100 * (predicted * factor / measured - 1))
+    for name, found in errors.items():
+        print(
+            f"{name:<12} {len(found)} points: median"
+            f" {statistics.median(map(abs, found)):.2f} %, {min(found):+.2f} to"
+            f" {max(found):+.2f} %, under by more than 0.5 %: {sum(x < -0.5 for x in found)}"
+        )
 
 
 if __name__ == "__main__":
