@@ -560,6 +560,11 @@ def _explain_flip(
     """
     is_warning = statement is not None and statement.section in ("red flags", "precautions")
     if is_warning and statement is not None and any(line.section for line in known):
+        if statement.section == "red flags" and any(
+            _denies_the_same(statement_line, content, line) for line in aligned if not line.section
+        ):
+            # What the question denies, too, is a finding in the wrong place.
+            return ""
         # What the patient did is no advice, and what he has no warning.
         aligned = [line for line in aligned if line.section == statement.section]
     flips = [_find_flipped_stems(statement_line, content, line) for line in aligned]
@@ -584,6 +589,11 @@ def _find_verbatim_denial(statement: Statement, evidence: ClaimEvidence) -> str:
     denied = _Line(rest, evidence.lexicon).normal
     has_words = len(denied.split()) > 1
     return rest if has_words and any(denied in line.parts for line in evidence.lines) else ""
+
+
+def _denies_the_same(statement_line: _Line, content: frozenset[str], line: _Line) -> bool:
+    """Return whether both lines deny every word of `content`."""
+    return all(side.polarity.get(stem) for side in (statement_line, line) for stem in content)
 
 
 def _find_flipped_stems(

@@ -53,8 +53,8 @@ _KEEPS = (
     r"|avoid\w*|exclud\w+|rul\w+ out)"
 )
 PSEUDO = re.compile(
-    rf"\b(?:no doubt|not only|not necessarily|no (?:increase|change|improvement) in|{_NOT} (?:any"
-    rf" |further |be )*{_KEEPS}|"
+    r"\b(?:no doubt|not (?:the )?only|not (?:just|alone|necessarily)|"
+    rf"no (?:increase|change|improvement) in|{_NOT} (?:any |further |be )*{_KEEPS}|"
     r"(?:not|isn['’]t|aren['’]t|wasn['’]t|no longer) (?:be )?contraindicated|no contraindications?"
     r" (?:to|for)|"
     r"no reason to (?:withhold|stop|avoid|delay)|no (?:delay|time to (?:lose|waste)))\b",

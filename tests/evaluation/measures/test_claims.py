@@ -53,6 +53,21 @@ def test_a_reference_supports_itself(known):
     assert count_claims(checked).balance == 1
 
 
+@pytest.mark.parametrize(
+    ("question", "verdict"),
+    [
+        ("A man of 72 has fever; he is not confused.", SUPPORTED),
+        ("A man of 72 has fever and is confused.", CONTRADICTED),
+    ],
+)
+def test_a_denied_warning_is_held_against_what_the_question_says(lexicon, question, verdict):
+    reference = "## Red Flags\n- New confusion: call an ambulance"
+    (checked,) = check_claims(
+        "## Red Flags\n- No confusion", gather_evidence([question, reference], lexicon)
+    )
+    assert checked.verdict == verdict
+
+
 def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
     for case in CASES:
         evidence = gather_evidence([case["Question"], case["Response"]], lexicon)
