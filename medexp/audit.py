@@ -28,7 +28,7 @@ from medexp.data.audit.review_sheet import KINDS, VERDICTS, Review, read_review,
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import DataError
 from medexp.models import backend, weights
-from medexp.models.tokenizer import load_tokenizer
+from medexp.models.tokenizer import bind_run_prompt, check_chat_template, load_tokenizer
 from medexp.reports import audit_report
 from medexp.reports.audit_tables import print_inspection, print_review
 from medexp.system import machine
@@ -49,7 +49,7 @@ def audit(config: RunConfig, options: AuditOptions, folder: Path, console: Conso
     }
     cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
-    tokenizer = _load_tokenizer(config, console)
+    config, tokenizer = _load_tokenizer(config, console)
     with console.progress("tokenising", tokenizer.count_texts(config, sides)) as advance:
         ready = tokenizer.prepare_cases(config, sides, advance)
     with console.status("looking at the cases"):
@@ -79,16 +79,18 @@ def _read_benchmark(file: Path, key: str) -> list[tuple[str, str]]:
     return texts
 
 
-def _load_tokenizer(config: RunConfig, console: Console) -> CachedTokenizer:
+def _load_tokenizer(config: RunConfig, console: Console) -> tuple[RunConfig, CachedTokenizer]:
+    """Return `config` with its prompt as it is written for the model's tokenizer, and that."""
     found = weights.find_weights(config.model, tokenizer_only=True)
+    check_chat_template(config, found)
     with console.status("loading the tokenizer"):
         if found.gguf is not None:
             found = weights.convert_gguf(
                 found, config.model, backend.load_backend(config.hardware, machine.cache_dir())
             )
-        return CachedTokenizer(
-            load_tokenizer(found, backend.load_transformers(config.hardware)), config.prompt
-        )
+        tokenizer = load_tokenizer(found, backend.load_transformers(config.hardware))
+        config = bind_run_prompt(config, tokenizer)
+        return config, CachedTokenizer(tokenizer, config.prompt)
 
 
 def _write_files(inspection: Inspection, config: RunConfig, folder: Path) -> tuple[Path, Path]:

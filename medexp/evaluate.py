@@ -22,10 +22,10 @@ from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.flatten import comparable_params
 from medexp.config.invocation import AnyInvocation, Invocation
-from medexp.config.schema import Benchmark, Evaluation, RunConfig
+from medexp.config.schema import Benchmark, Evaluation, Prompt, RunConfig
 from medexp.data import loading as data_loading
 from medexp.data import mixture
-from medexp.data.cases import compute_digest
+from medexp.data.prompts import digest_cases
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import RunError
@@ -148,12 +148,13 @@ def _measure(
     cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
     with acquire_run(config, cases.digest, "evaluate-{}") as work:
-        _point_out_other_cases(run, sides, console)
         console.info(
             f": {config.model.name} on {config.dataset.name}, hardware={config.hardware.name}",
             title=run.name,
         )
         base = open_session(config, weights, console)
+        config = base.config
+        _point_out_other_cases(run, config.prompt, sides, console)
         data = CachedTokenizer(base.tokenizer, config.prompt).prepare_cases(config, sides)
         tuned = load_model_under_ceiling(config, base, console)
         job = Evaluator(
@@ -211,8 +212,11 @@ def _ask_benchmarks(
         return benchmarks.grade_benchmarks(job.model, evaluation, questions) | grades
 
 
-def _point_out_other_cases(run: FinishedRun, sides: Split, console: Console) -> None:
-    if run.kept is not None and run.kept.held_out not in (None, compute_digest(sides.held_out)):
+def _point_out_other_cases(
+    run: FinishedRun, prompt: Prompt, sides: Split, console: Console
+) -> None:
+    known = (None, digest_cases(prompt, sides.held_out))
+    if run.kept is not None and run.kept.held_out not in known:
         console.info(
             "these held-out cases are not those of the run: some of them may have been trained on",
             NOTE,

@@ -4,11 +4,13 @@ vocabulary, real models.
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
+from helpers.chat_templates import make_tokenizer
 from helpers.commands import TinyRuns, write_tiny_model
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
@@ -182,6 +184,12 @@ def embedded_tokenizer(resolved: Callable[..., RunConfig], no_card: Machine) -> 
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(found.location)
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(embedded_tokenizer: Any) -> Callable[[str], Any]:
+    """chat_tokenizer(name): a tokenizer with the published chat template of that name."""
+    return cache(lambda name: make_tokenizer(name, embedded_tokenizer))
 
 
 @pytest.fixture(scope="session")

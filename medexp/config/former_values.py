@@ -23,6 +23,8 @@ FORMER_VALUES: dict[str, object] = {
     "training.adam_beta2": 0.999,
     "training.adam_epsilon": 1e-8,
     "training.neftune_noise_alpha": None,
+    "prompt.form": "text",
+    "prompt.system": None,
     "training.keep_best": False,
     "training.early_stopping_patience": None,
     "evaluation.primary": ["diagnosis_likelihood", "must_say_coverage", "knowledge_likelihood"],

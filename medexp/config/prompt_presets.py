@@ -4,6 +4,7 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from medexp.config.former_values import fill_former_values
 from medexp.config.schema import Prompt
 
 
@@ -14,7 +15,8 @@ def load_prompt_presets() -> dict[str, Prompt]:
     """
     found = {}
     for name in GlobalHydra.instance().config_loader().get_group_options("prompt"):
-        composed = compose(config_name=f"prompt/{name}").prompt
+        # A file of the project may be older than a key.
+        composed = fill_former_values(compose(config_name=f"prompt/{name}")).prompt
         prompt = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Prompt), composed))
         assert isinstance(prompt, Prompt)
         if prompt.question.count("{question}") == 1:

@@ -81,6 +81,13 @@ class Turns(Enum):
     all = "all"
 
 
+class PromptForm(Enum):
+    """Who writes the text around a case: the preset (`text`), or the tokenizer's chat template."""
+
+    text = "text"
+    chat = "chat"
+
+
 class LossOn(Enum):
     completion = "completion"
     answer = "answer"
@@ -307,11 +314,16 @@ class Dataset(Source):
 class Prompt(Group):
     """Text around a case: `question` holds {question}; `completion` holds {answer} and, where it
     reasons, {reasoning}.
+
+    With `form=chat` they are what a user and what the assistant says, the tokenizer's chat template
+    writes everything around them, and `system` is said first where a case has no system text.
     """
 
     name: str = MISSING
     question: str = MISSING
     completion: str = MISSING
+    form: PromptForm = MISSING
+    system: str | None = MISSING
 
 
 @dataclass

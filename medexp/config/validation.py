@@ -22,6 +22,7 @@ from medexp.config.schema import (
     Family,
     Optimizer,
     Overlong,
+    PromptForm,
     Quantisation,
     RunConfig,
     Schedule,
@@ -239,6 +240,22 @@ def _check_prompt(config: RunConfig) -> Iterator[str]:
         yield (
             "prompt.completion must hold {answer}, before it {reasoning} where the prompt reasons,"
             " and no other placeholder"
+        )
+    if prompt.form is PromptForm.chat and prompt.question != "{question}":
+        yield (
+            f"prompt.question={prompt.question[:40]!r} goes with prompt.form=text alone: with chat"
+            " the chat template writes what stands around a question; set it to {question}, and"
+            " say instructions in prompt.system"
+        )
+    if prompt.form is PromptForm.chat and in_completion == ["answer"]:
+        yield (
+            "prompt.completion has no {reasoning} and prompt.form=chat: with chat it is left out by"
+            " itself where a case has none; set it as conf/prompt/chat.yaml does"
+        )
+    if prompt.form is PromptForm.text and prompt.system is not None:
+        yield (
+            f"prompt.system is set and prompt={prompt.name} has no place for it; use prompt=chat,"
+            " or write it into prompt.question"
         )
     if config.dataset.overlong is Overlong.trim_reasoning and "reasoning" not in in_completion:
         yield (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
 from medexp.data.encoding import EncodedCase, Vocabulary, count_shared_tokens
-from medexp.data.prompts import render_case
+from medexp.data.prompts import get_completion, render_case
 
 _ANSWER = "{answer}"
 
@@ -27,7 +27,8 @@ def find_answer_starts(
 def _find_answer_start(
     prompt: Prompt, case: Case, encoded: EncodedCase, vocabulary: Vocabulary
 ) -> int:
-    behind = len(prompt.completion) - prompt.completion.rindex(_ANSWER) - len(_ANSWER)
+    template = get_completion(prompt, case)
+    behind = len(template) - template.rindex(_ANSWER) - len(_ANSWER)
     completion = render_case(prompt, case).completion
     before = completion[: len(completion) - behind - len(case.answer)]
     whole = encoded.input_ids[encoded.prompt_tokens :]

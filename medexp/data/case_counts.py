@@ -42,7 +42,8 @@ class CaseCounts:
 
     Of the rows read, `faulty` were left out (dataset.faulty=drop), `blank` ones, not among the
     records, hold nothing, and of `told_apart` the reasoning was found in the answer, at its marks;
-    `plain_control` cases hold the spelling of a control token, encoded as plain text; `notes` say
+    `plain_control` cases hold the spelling of a control token, encoded as plain text;
+    `joined_turns` answers are learnt within the text of a later turn; `notes` say
     how files were read that are not what their ending says; `reserved` cases are of the test and
     validation sides and were not asked for."""
 
@@ -60,6 +61,7 @@ class CaseCounts:
     notes: tuple[str, ...] = ()
     validation: int = 0
     reserved: int = 0
+    joined_turns: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -83,6 +85,7 @@ class CaseCounts:
             "reasonings trimmed": self.train.trimmed_reasoning + self.held_out.trimmed_reasoning,
             "reasonings told apart from the answer at <think> marks": self.told_apart,
             "with control tokens as plain text": self.plain_control,
+            "answers learnt in the text of a later turn": self.joined_turns,
         }
         said = (
             ", ".join(parts + [f"{count} {what}" for what, count in gone.items() if count])
@@ -128,6 +131,7 @@ def count_cases(
         notes=reading.notes,
         validation=validation,
         reserved=split.reserved,
+        joined_turns=train.joined,
     )
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
-from typing import Any
+from typing import Any, NamedTuple
 
 from medexp.config.schema import Columns
 from medexp.data.think_marks import THINK_END, holds_marks, split_reasoning
@@ -20,22 +20,41 @@ MEASURED_COLUMNS = ("must_say", "must_not_say", "synonyms", "differential", "gui
 PAIR, DECISIVE = "pair", "decisive"
 # Which record of a chat a case was read from: its cases stay in one part of the split.
 CONVERSATION = "conversation_of_file"
+# The turns of a conversation up to a question, in a record made of one.
+TURNS = "turns_of_conversation"
 # What a case was written to be: counted, and read by no measure.
 DESIGN_COLUMNS = ("asker", "asks", "style", "terms", "features")
 _NEVER_TRAINED_ON = frozenset({*MEASURED_COLUMNS, PAIR, DECISIVE, *DESIGN_COLUMNS})
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
+class Turn(NamedTuple):
+    """What somebody says in a conversation: `role` is system, user or assistant."""
+
+    role: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Case:
     """One question with its chain of thought ("" where there is none) and reference answer; `extra`
-    holds the other columns, `place` says where it was read, for errors."""
+    holds the other columns, `place` says where it was read, for errors.
+
+    `turns` is the question as a conversation: a system text first where there is one, then user and
+    assistant by turns, the user last. It is empty where `question` was asked by itself.
+    """
 
     question: str
     reasoning: str
     answer: str
     extra: Mapping[str, str] = field(default_factory=dict)
     place: str = field(default="", compare=False)
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Turn, ...]:
+        """The question as turns, whatever it was read from."""
+        return self.turns or (Turn("user", self.question),)
 
     @property
     def key(self) -> str:
@@ -82,9 +101,9 @@ def parse_case(record: Mapping[str, Any], columns: Columns, place: str) -> Case:
     extra = {
         name: _format_extra(name, value, place)
         for name, value in record.items()
-        if name not in named and value is not None
+        if name not in (*named, TURNS) and value is not None
     }
-    return Case(question, reasoning, answer, extra, place)
+    return Case(question, reasoning, answer, extra, place, tuple(record.get(TURNS, ())))
 
 
 def missing_column_error(name: str, record: Mapping[str, Any], place: str) -> DataError:

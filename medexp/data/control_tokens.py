@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from medexp.config.schema import Prompt
+from medexp.data.prompts import get_written_text
 
 # Of the tokenizers library: ids, offsets.
 Encodings = Sequence[Any]
@@ -29,7 +30,7 @@ class TextEncoder:
             for number, token in tokenizer.added_tokens_decoder.items()
             if _is_control_token(token.content)
         }
-        template = prompt.question + prompt.completion
+        template = get_written_text(prompt)
         self.written = frozenset(mark for mark in added if mark in template)
         self.plain = frozenset(added) - self.written
         # What no token stands for is encoded as the unknown one: that is no control token in the

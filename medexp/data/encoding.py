@@ -4,12 +4,13 @@ means dropped, or a shorter chain of thought, or an error, as `dataset.overlong`
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from medexp.config.schema import LossOn, Overlong, Prompt
-from medexp.data.cases import Case
+from medexp.data.cases import CONVERSATION, Case, Turn
 from medexp.data.control_tokens import TextEncoder, compile_marks
-from medexp.data.prompts import render_case
+from medexp.data.prompts import ChatPrompt, get_completion, get_written_text, render_case
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import DataError
 
@@ -61,13 +62,15 @@ class EncodedCase:
 @dataclass(frozen=True)
 class EncodedCases:
     """The cases that fit, in order, how many were dropped or had their reasoning trimmed to fit,
-    and how many of all hold the spelling of a control token, encoded as plain text."""
+    and how many of all hold the spelling of a control token, encoded as plain text. `joined` cases
+    are earlier turns, learnt within the text of a later one (`join_turns`)."""
 
     cases: tuple[Case, ...]
     encoded: tuple[EncodedCase, ...]
     dropped: int
     trimmed: int
     plain: int = 0
+    joined: int = 0
 
 
 def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: LossOn) -> EncodedCase:
@@ -82,8 +85,9 @@ def encode_case(prompt: Prompt, case: Case, vocabulary: Vocabulary, loss_on: Los
     completion = [*vocabulary.encode(text.completion), vocabulary.eos_id]
     learnt = start + completion
     unlearnt = 0 if loss_on is LossOn.all else len(start)
-    if loss_on is LossOn.answer and _REASONING in prompt.completion:
-        opened = prompt.completion[: prompt.completion.index(_REASONING)]
+    template = get_completion(prompt, case)
+    if loss_on is LossOn.answer and _REASONING in template:
+        opened = template[: template.index(_REASONING)]
         reasoned = text.completion[: len(opened) + len(case.reasoning)]
         unlearnt += count_shared_tokens(reasoned, completion, vocabulary)
     return EncodedCase(learnt, [IGNORED] * unlearnt + learnt[unlearnt:], prompt_tokens=len(start))
@@ -120,14 +124,14 @@ def encode_cases(
     """
     cases = tuple(cases)
     _refuse_marks(prompt, cases, vocabulary)
-    bare = encode_case(prompt, Case("", "", ""), vocabulary, loss_on).input_ids
+    bare = _BareCases(prompt, vocabulary)
     plain = compile_marks(vocabulary.plain)
     kept: list[tuple[Case, EncodedCase]] = []
     stray: list[Case] = []
     dropped = trimmed = 0
     for number, case in enumerate(cases, 1):
         encoded = encode_case(prompt, case, vocabulary, loss_on)
-        if vocabulary.holds_stray_control(encoded.input_ids, bare):
+        if vocabulary.holds_stray_control(encoded.input_ids, bare.encode(case)):
             stray.append(case)
         if len(encoded.input_ids) <= max_tokens:
             kept.append((case, encoded))
@@ -161,13 +165,74 @@ def encode_cases(
     )
 
 
+class _BareCases:
+    """Cases without their words, for counting the control tokens that the prompt itself writes: a
+    chat template writes as many as a conversation has turns.
+    """
+
+    def __init__(self, prompt: Prompt, vocabulary: Vocabulary):
+        self._prompt, self._vocabulary = prompt, vocabulary
+        self._known: dict[object, list[int]] = {}
+
+    def encode(self, case: Case) -> list[int]:
+        """Return the tokens of `case` with next to nothing said in it."""
+        if not isinstance(self._prompt, ChatPrompt):
+            return self._encode((), Case("", "", ""))
+        shape = (*(turn.role for turn in case.turns), bool(case.reasoning))
+        # A template may leave out an empty turn.
+        turns = tuple(Turn(turn.role, "x") for turn in case.turns)
+        return self._encode(shape, Case("x", case.reasoning and "x", "x", turns=turns))
+
+    def _encode(self, shape: object, bare: Case) -> list[int]:
+        if shape not in self._known:
+            encoded = encode_case(self._prompt, bare, self._vocabulary, LossOn.completion)
+            self._known[shape] = encoded.input_ids
+        return self._known[shape]
+
+
+def join_turns(side: EncodedCases) -> EncodedCases:
+    """Return `side` with the answers of a conversation learnt in one text, wherever the text of an
+    earlier one is, token by token, the beginning of what the next is asked with.
+
+    Where a template writes an earlier turn otherwise, as without its reasoning, each answer keeps a
+    text of its own: what is learnt begins, for every turn, with what will be asked.
+    """
+    kept: dict[int, EncodedCase] = dict(enumerate(side.encoded))
+    conversations: dict[str, list[int]] = {}
+    for place, case in enumerate(side.cases):
+        if name := case.extra.get(CONVERSATION):
+            conversations.setdefault(name, []).append(place)
+    for places in conversations.values():
+        places.sort(key=lambda place: len(kept[place].input_ids))
+        for earlier, later in pairwise(places):
+            if _begins(kept[earlier], kept[later]):
+                kept[later] = _learn_also(kept.pop(earlier), kept[later])
+    return replace(
+        side,
+        cases=tuple(side.cases[place] for place in sorted(kept)),
+        encoded=tuple(kept[place] for place in sorted(kept)),
+        joined=side.joined + len(side.encoded) - len(kept),
+    )
+
+
+def _begins(earlier: EncodedCase, later: EncodedCase) -> bool:
+    count = len(earlier.input_ids)
+    return count <= later.prompt_tokens and later.input_ids[:count] == earlier.input_ids
+
+
+def _learn_also(earlier: EncodedCase, later: EncodedCase) -> EncodedCase:
+    """Return `later` with the labels that `earlier`, its beginning, has."""
+    labels = [*earlier.labels, *later.labels[len(earlier.labels) :]]
+    return replace(later, labels=labels)
+
+
 def _refuse_marks(prompt: Prompt, cases: Iterable[Case], vocabulary: Vocabulary) -> None:
     """A mark of the prompt written in a case would end the answer, or begin another text, in the
     middle of it.
     """
     marks = compile_marks(
         vocabulary.written
-        | {mark for mark in (THINK_START, THINK_END) if mark in prompt.question + prompt.completion}
+        | {mark for mark in (THINK_START, THINK_END) if mark in get_written_text(prompt)}
     )
     found = (
         (case, marks.search(text))
@@ -231,7 +296,8 @@ def make_vocabulary(tokenizer: Any, prompt: Prompt) -> Vocabulary:
 
     return Vocabulary(
         encode,
-        tokenizer.bos_token_id,
+        # A chat template writes its own where the model wants one.
+        None if isinstance(prompt, ChatPrompt) else tokenizer.bos_token_id,
         tokenizer.eos_token_id,
         encoder.plain,
         encoder.written,

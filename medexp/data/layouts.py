@@ -5,7 +5,7 @@ A conversation becomes cases: an answer of the assistant and, as its question, a
 before it. `dataset.turns` says whether the last answer of each is a case, or every one. What is
 asked at once stands alone; of a longer conversation every turn is written with its speaker. The
 reasoning of earlier answers is left out, as reasoning models are asked without it. A system text
-stands first.
+stands first. The turns are kept beside that text, for a prompt whose template writes conversations.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medexp.config.schema import Columns, Format, Turns
-from medexp.data.cases import CONVERSATION, is_blank
+from medexp.data.cases import CONVERSATION, TURNS, Turn, is_blank
 from medexp.data.tables import Table
 from medexp.data.think_marks import THINK_END, split_reasoning
 from medexp.errors import DataError
@@ -109,6 +109,7 @@ def _find_chat(records: Sequence[Record], columns: Columns, turns: Turns) -> Lay
         for place in answered if turns is Turns.all else answered[-1:]:
             yield further | {
                 columns.question: _write_history(spoken[:place]),
+                TURNS: _take_turns(spoken[:place]),
                 columns.answer: spoken[place][1],
             }
 
@@ -164,6 +165,22 @@ def _write_history(before: Sequence[tuple[str, str]]) -> str:
     return "\n\n".join([*system, *written])
 
 
+def _take_turns(before: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
+    """Return what was said before an answer as templates take it: all system text first, then user
+    and assistant by turns. What one of them says twice in a row is one turn.
+    """
+    system = [words for who, words in before if who == "system"]
+    turns = [Turn("system", "\n\n".join(system))] if system else []
+    for who, words in before:
+        if who == "system":
+            continue
+        said = _leave_reasoning_out(words)
+        if turns and turns[-1].role == who:
+            said = f"{turns.pop().text}\n\n{said}"
+        turns.append(Turn(who, said))
+    return tuple(turns)
+
+
 def _leave_reasoning_out(words: str) -> str:
     parts = split_reasoning(words)
     return parts[1] if parts is not None else words
@@ -171,23 +188,36 @@ def _leave_reasoning_out(words: str) -> str:
 
 def _describe_alpaca(records: Sequence[Record], columns: Columns) -> Layout:
     instructions = {str(record.get("instruction")) for record in records}
-    # The same in every record, it says what the prompt says, and what is asked is the input.
+    # The same in every record, it says what the prompt says, and what is asked is the input. A chat
+    # template says nothing of the kind, and has it as the system text.
     is_left_out = len(instructions) == 1 and not any(
         is_blank(record.get("input")) for record in records
     )
 
     def convert(record: Record) -> Iterator[dict[str, Any]]:
-        asked = ("system", *(() if is_left_out else ("instruction",)), "input")
-        parts = [str(record[name]).strip() for name in asked if not is_blank(record.get(name))]
+        said = {
+            name: str(record[name]).strip()
+            for name in ("system", "instruction", "input")
+            if not is_blank(record.get(name))
+        }
+        instruction = "instruction" if is_left_out else ""
+        of_system = ("system", instruction)
+        spoken = [("system" if name in of_system else "user", text) for name, text in said.items()]
+        question = [text for name, text in said.items() if name != instruction]
         further = {
             name: value
             for name, value in record.items()
             if name not in ("system", "instruction", "input", "output")
         }
-        yield further | {columns.question: "\n\n".join(parts), columns.answer: record["output"]}
+        yield further | {
+            columns.question: "\n\n".join(question),
+            TURNS: _take_turns(spoken),
+            columns.answer: record["output"],
+        }
 
-    left_out = "; the instruction, the same in every record, is left out" if is_left_out else ""
-    return Layout(f"in the Alpaca layout (instruction, input, output{left_out})", convert)
+    left_out = "; the instruction, the same in every record, is left out, save by prompt=chat"
+    note = left_out if is_left_out else ""
+    return Layout(f"in the Alpaca layout (instruction, input, output{note})", convert)
 
 
 _NAMES = {  # of columns in files made by others

@@ -18,7 +18,7 @@ from medexp.data.cases import (
     parse_case,
 )
 from medexp.data.layouts import convert_table, find_layout, guess_column_overrides
-from medexp.data.prompts import closes_reasoning, trains_reasoning
+from medexp.data.prompts import closes_reasoning, needs_reasoning, trains_reasoning
 from medexp.data.tables import Record, Row, Table, faulty_rows_error, read_table
 from medexp.data.think_marks import THINK_END, holds_marks
 from medexp.errors import DataError, listing
@@ -182,7 +182,7 @@ def _refuse_untrainable(case: Case, prompt: Prompt | None) -> None:
     """
     if prompt is None or not trains_reasoning(prompt):
         return
-    if not case.reasoning:
+    if needs_reasoning(prompt) and not case.reasoning:
         raise DataError(f"{case.place} has no reasoning, and prompt={prompt.name} {_ASKED_FOR}")
     if closes_reasoning(prompt):
         for what, text in (

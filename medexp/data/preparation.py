@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from medexp.config.schema import LossOn, Overlong, RunConfig
 from medexp.data.case_counts import CaseCounts, SourceCounts, count_cases
 from medexp.data.cases import PAIR, Case
-from medexp.data.encoding import EncodedCase, EncodedCases, Vocabulary, encode_cases, encode_prompt
+from medexp.data.encoding import (
+    EncodedCase,
+    EncodedCases,
+    Vocabulary,
+    encode_cases,
+    encode_prompt,
+    join_turns,
+)
 from medexp.data.order import count_epoch_draws, count_steps, make_mixed_order
-from medexp.data.prompts import render_question
+from medexp.data.prompts import ChatPrompt, render_question
 from medexp.data.split import Share, Split, join_pairs
 from medexp.errors import DataError
 
@@ -74,7 +81,8 @@ def prepare(config: RunConfig, sides: Split, vocabulary: Vocabulary) -> Prepared
     drawn = _count_draws(shares, sizes, order, steps)
     asked = pick_evenly(held_out.cases, evaluation.answers)
     prompts = [
-        encode_prompt(render_question(config.prompt, case.question), vocabulary) for case in asked
+        encode_prompt(render_question(config.prompt, case.question, case.turns), vocabulary)
+        for case in asked
     ]
     rows = [train.encoded[index] for index in order]
     counts = count_cases(sides, train, held_out, drawn, len(validation.cases))
@@ -115,7 +123,9 @@ def _encode_shares(
         )
         which = f"{share.name} training" if len(shares) > 1 else "training"
         _refuse_empty(encoding, config.dataset.overlong, which, "training.max_seq_tokens", limit)
-        encodings.append(encoding)
+        # Only a template's words can be the beginning of a later turn's.
+        is_chat = isinstance(config.prompt, ChatPrompt)
+        encodings.append(join_turns(encoding) if is_chat else encoding)
         start += share.cases
     return encodings
 
@@ -127,6 +137,7 @@ def _join_encodings(encodings: Sequence[EncodedCases]) -> EncodedCases:
         dropped=sum(encoding.dropped for encoding in encodings),
         trimmed=sum(encoding.trimmed for encoding in encodings),
         plain=sum(encoding.plain for encoding in encodings),
+        joined=sum(encoding.joined for encoding in encodings),
     )
 
 

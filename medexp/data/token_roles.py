@@ -9,8 +9,9 @@ from enum import Enum
 
 from medexp.config.schema import Prompt
 from medexp.data.cases import Case
+from medexp.data.chat_template import locate_turns
 from medexp.data.encoding import IGNORED, EncodedCase
-from medexp.data.prompts import locate_values, render_case
+from medexp.data.prompts import ChatPrompt, get_completion, locate_values, render_case
 
 
 class Role(Enum):
@@ -60,8 +61,9 @@ def split_into_spans(
     rendered = render_case(prompt, case)
     start, completion = spelled[rendered.prompt], spelled[rendered.completion]
     bos = encoded.prompt_tokens - len(start.ids)
-    asked = locate_values(prompt.question, {"question": case.question})
-    said = locate_values(prompt.completion, {"reasoning": case.reasoning, "answer": case.answer})
+    asked = _locate_asked(prompt, case, encoded, start, rendered.prompt)
+    values = {"reasoning": case.reasoning, "answer": case.answer}
+    said = _name_roles(locate_values(get_completion(prompt, case), values))
     found = [
         *_cut_text(rendered.prompt, start, asked, Role.instructions),
         *_cut_text(rendered.completion, completion, said, Role.marks),
@@ -75,15 +77,44 @@ def split_into_spans(
     return [*result, TokenSpan(Role.eos, "", 1, encoded.labels[-1] != IGNORED)]
 
 
+Place = tuple[Role, int, int]
+
+
+def _locate_asked(
+    prompt: Prompt, case: Case, encoded: EncodedCase, start: TokenizedText, text: str
+) -> list[Place]:
+    """Return what of `text`, which asks `case`, is the question: with a chat template all that was
+    said, save earlier answers that are learnt, which are answers, each with its EOS.
+    """
+    if not isinstance(prompt, ChatPrompt):
+        return _name_roles(locate_values(prompt.question, {"question": case.question}))
+    places: list[Place] = []
+    for turn, first, last in locate_turns(text, case.asked):
+        token = bisect_right(start.ends, first)
+        if turn.role == "system":
+            continue
+        if turn.role == "user" or encoded.labels[token] == IGNORED:
+            places.append((Role.question, first, last))
+            continue
+        end = prompt.template.end
+        ended = text.find(end, last)
+        places += [(Role.answer, first, ended), (Role.eos, ended, ended + len(end))]
+    return places
+
+
+def _name_roles(where: Mapping[str, tuple[int, int]]) -> list[Place]:
+    return [(Role(name), first, last) for name, (first, last) in where.items()]
+
+
 def _cut_text(
-    text: str, spelled: TokenizedText, where: Mapping[str, tuple[int, int]], between: Role
+    text: str, spelled: TokenizedText, where: Sequence[Place], between: Role
 ) -> Iterator[tuple[Role, str, int]]:
     """Return `text` as (role, text, tokens): the places in `where`, and what stands before, between
     and after them."""
     at = 0
-    for name, (first, last) in sorted(where.items(), key=lambda item: item[1]):
+    for role, first, last in sorted(where, key=lambda place: place[1]):
         yield between, text[at:first], _count_tokens_ending(spelled, at, first)
-        yield Role(name), text[first:last], _count_tokens_ending(spelled, first, last)
+        yield role, text[first:last], _count_tokens_ending(spelled, first, last)
         at = last
     yield between, text[at:], len(spelled.ends) - bisect_right(spelled.ends, at)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from medexp.config.schema import Device, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
+from medexp.data.prompts import ChatPrompt
 from medexp.evaluation.base_prompt import INSTRUCTION
 from medexp.evaluation.generation import Sampling
 from medexp.evaluation.measures.forced_choice import Likelihoods
@@ -84,6 +85,9 @@ def open_baseline_cache(
     folder = Path(config.tracking.root or ".") / "base"
     folder.mkdir(parents=True, exist_ok=True)
     base = _describe_base(config, weights)
+    # The same tokens may be asked of another template, which ends an answer by another token.
+    if isinstance(config.prompt, ChatPrompt):
+        base.append(config.prompt.template.digest)
     cases = _case_tokens(prepared.held_out.encoded)
     losses = _digest(base, config.prompt.completion, cases)
     asked = [[case.digest, dict(case.extra)] for case in prepared.held_out.cases]

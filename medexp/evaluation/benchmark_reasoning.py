@@ -18,7 +18,7 @@ from pathlib import Path
 
 from medexp.config.schema import Prompt
 from medexp.data.encoding import Vocabulary, encode_prompt
-from medexp.data.prompts import THINK_END, closes_reasoning, render_question
+from medexp.data.prompts import THINK_END, opens_reasoning, render_question
 from medexp.evaluation import generation
 from medexp.evaluation.benchmark_questions import DECISIONS, ChoiceQuestion
 from medexp.evaluation.measures.words import extract_answer
@@ -68,7 +68,7 @@ def answer_questions(
         model, prompts, max_new_tokens, fits, answers_file, base, advance
     )
     chosen = [
-        read_choice(answer.text, question, closes_reasoning(prompt))
+        read_choice(answer.text, question, opens_reasoning(prompt))
         for answer, question in zip(answers, questions, strict=True)
     ]
     right = tuple(

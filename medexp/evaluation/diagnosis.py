@@ -71,7 +71,7 @@ def score_diagnoses(
     )
     scores = []
     for case, candidates, draws in zip(cases, names, drawn, strict=True):
-        prefix = form.encode_prefix(case.question, STEM)
+        prefix = form.encode_prefix(case, STEM)
         nats = measure_log_likelihoods(
             model, [Continuation(prefix, ids[name]) for name in candidates], fits, shares_prefix
         )

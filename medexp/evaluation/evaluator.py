@@ -16,7 +16,7 @@ from medexp.data import answer_offsets
 from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary
 from medexp.data.preparation import Prepared
-from medexp.data.prompts import closes_reasoning
+from medexp.data.prompts import opens_reasoning
 from medexp.data.split import name_groups
 from medexp.errors import ConfigError, listing, nearest
 from medexp.evaluation import embedding, generation, judge, scorecard, verification
@@ -210,7 +210,7 @@ class Evaluator:
         """
         best = answers.get("base_best")
         record = build_record(
-            closes_reasoning(self.config.prompt),
+            opens_reasoning(self.config.prompt),
             self.prepared.asked,
             (answers["base"][0], answers["tuned"][0]),
             losses,

@@ -40,7 +40,7 @@ def score_knowledge(
     scores = []
     for case in cases:
         if corruptions := corrupt_reference(case.answer, case.question):
-            prefix = form.encode_prefix(case.question, "")
+            prefix = form.encode_prefix(case, "")
             texts = _build_continuations(corruptions, prefix, form.encode)
             nats = dict(
                 zip(

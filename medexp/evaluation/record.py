@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medexp.data.cases import Case
+from medexp.data.cases import Case, Turn
 from medexp.errors import DataError
 from medexp.evaluation.measures.forced_choice import Likelihoods
 
@@ -66,7 +66,8 @@ class AnsweredCase:
     """A held-out case and what the base and the tuned model said to its question.
 
     `base_best` is the base asked its best way, where it was. `draws` holds further answers of an
-    arm (base, base_best, tuned), where each question was answered several times.
+    arm (base, base_best, tuned), where each question was answered several times. `turns` is the
+    question as a conversation, as in `data.cases.Case`.
     """
 
     question: str
@@ -76,6 +77,7 @@ class AnsweredCase:
     tuned: Answer
     base_best: Answer | None = None
     draws: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
 
     def answers(self, arm: str) -> tuple[Answer, ...]:
         """Return all answers of `arm`, the first draw first; none where the arm was not asked."""
@@ -213,7 +215,11 @@ def _parse_case(stored: Mapping[str, Any]) -> AnsweredCase:
         arm: tuple(Answer(**answer) for answer in further)
         for arm, further in stored.get("draws", {}).items()
     }
-    more = {"base_best": Answer(**best) if best is not None else None, "draws": draws}
+    more = {
+        "base_best": Answer(**best) if best is not None else None,
+        "draws": draws,
+        "turns": tuple(Turn(*turn) for turn in stored.get("turns", ())),
+    }
     return AnsweredCase(**{**stored, **answers, **more})
 
 
@@ -255,6 +261,7 @@ def build_record(
                 for arm, draws in (further or {}).items()
                 if draws
             },
+            turns=case.turns,
         )
         for place, (case, base, tuned, own_way) in enumerate(
             zip(cases, *answers, best, strict=True)

@@ -13,7 +13,7 @@ from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
-from medexp.models.tokenizer import load_tokenizer
+from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
 from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
@@ -26,9 +26,10 @@ from medexp.tracking.finished_run import FinishedRun
 @dataclass(frozen=True)
 class Session:
     """The training stack under its memory cap, and a run's weights and tokenizer, ready for the
-    model to be loaded.
+    model to be loaded; `config` is that of the run, its prompt as it is written for the tokenizer.
     """
 
+    config: RunConfig
     meter: Meter
     modules: Backend
     weights: Weights
@@ -38,6 +39,8 @@ class Session:
 def open_session(config: RunConfig, found: Weights, console: Console) -> Session:
     """Import the stack, convert the embedded model where that was never done here, and load the
     tokenizer of `found`.
+
+    Raises: ConfigError where its chat template is asked for and cannot be trained with.
     """
     for note in list_untested_libraries(list_patched_libraries(config)):
         console.info(note, NOTE)
@@ -47,7 +50,8 @@ def open_session(config: RunConfig, found: Weights, console: Console) -> Session
     if found.gguf is not None:
         with console.status("converting the embedded model, once"):
             found = weights.convert_gguf(found, config.model, modules)
-    return Session(meter, modules, found, load_tokenizer(found, modules))
+    tokenizer = load_tokenizer(found, modules)
+    return Session(bind_run_prompt(config, tokenizer), meter, modules, found, tokenizer)
 
 
 def load_model_under_ceiling(config: RunConfig, base: Session, console: Console) -> AdapterModel:

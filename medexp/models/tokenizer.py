@@ -1,10 +1,15 @@
 """The tokenizer that lies beside a model's weights, and how long a text that model can read."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medexp.config.schema import PromptForm, RunConfig
+from medexp.data import prompts
+from medexp.data.chat_template import without_template_error
 from medexp.errors import MedexpError, ModelError, first_line
 from medexp.models.backend import Backend
 from medexp.models.weights import Weights
@@ -29,6 +34,35 @@ def load_tokenizer(weights: Weights, stack: Backend) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_chat_template(config: RunConfig, found: Weights) -> None:
+    """Refuse a prompt that needs a chat template where none lies beside the weights in a folder;
+    of others the tokenizer says it once it is loaded.
+
+    Raises: ConfigError.
+    """
+    folder = Path(found.location)
+    if config.prompt.form is not PromptForm.chat or not folder.is_dir():
+        return
+    with refuse_unreadable("the tokenizer", found, OSError, ValueError):
+        file = folder / "tokenizer_config.json"
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        files = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+        if not stored.get("chat_template") and not any((folder / name).exists() for name in files):
+            raise without_template_error(folder.name)
+
+
+def bind_run_prompt(config: RunConfig, tokenizer: Any) -> RunConfig:
+    """Return `config` with its prompt as it is written for `tokenizer`. With a chat template the
+    token that ends a turn there is the EOS: answers are trained, stopped and exported with it.
+
+    Raises: ConfigError where the tokenizer has no chat template that can be trained with.
+    """
+    prompt = prompts.bind_prompt(config.prompt, tokenizer)
+    if isinstance(prompt, prompts.ChatPrompt):
+        tokenizer.eos_token = prompt.template.end
+    return replace(config, prompt=prompt)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def render_audit_page(config: RunConfig, inspection: Inspection) -> str:
         _render_findings(inspection),
         "<h2>What became of the records</h2>"
         + _render_table(("records", "training", "held out", "why"), list(_funnel_rows(inspection))),
+        *_render_roles(inspection),
         "<h2>Tokens per case (training)</h2>",
         "<p class='small'>The model's own tokenizer; the limit is"
         f" {inspection.max_tokens:,} tokens.</p>",
@@ -99,6 +100,9 @@ def _funnel_rows(inspection: Inspection) -> Iterator[tuple[str, str, str, str]]:
     if whole.plain_control:
         why = "spell a control token of the tokenizer, which is encoded as plain text"
         yield f"{whole.plain_control:,} with marks", "", "", why
+    if whole.joined_turns:
+        why = "earlier answers of a conversation, learnt in the text of a later one"
+        yield f"{whole.joined_turns:,} joined", "", "", why
     if whole.duplicate_questions:
         why = "the same question, whatever its case and spaces, stands there before"
         yield f"{whole.duplicate_questions:,} removed", "", "", why
@@ -217,6 +221,21 @@ def _render_leaks(leaks: Sequence[Leak]) -> Iterator[str]:
         title = "Training cases that share text with what is measured on"
         yield f"<h2>{title}: {_count_shown(leaks)}</h2>"
         yield _render_table(("question", "measured on", "shared"), rows)
+
+
+def _render_roles(inspection: Inspection) -> Iterator[str]:
+    """Yield who speaks, where cases were read from conversations."""
+    if (talk := inspection.conversations) is None:
+        return
+    rows = [
+        ("conversations", f"{talk.count:,}"),
+        ("with several questions", f"{talk.several_turns:,}"),
+        ("with a system text", f"{talk.with_system:,}"),
+        *((f"turns of {role}", f"{count:,}") for role, count in talk.turns.items()),
+    ]
+    yield "<h2>Who speaks (training and held-out cases)</h2>" + _render_table(
+        ("conversations and turns", "count"), rows
+    )
 
 
 def _reasoning_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:

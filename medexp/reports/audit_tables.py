@@ -101,6 +101,7 @@ def _build_summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
     languages = ", ".join(f"{name} {count}" for name, count in inspection.languages[:6])
     return [
         ("cases", inspection.audit.sentence()),
+        *([("roles", talk.sentence())] if (talk := inspection.conversations) else []),
         ("in the loss", f"{total:,} tokens, each case once: {shares}"),
         ("near duplicates", f"{repeats} in training, {near_held_out} of a held-out question"),
         ("overlap", overlap),

@@ -12,9 +12,9 @@ from medexp.config.invocation import AnyInvocation
 from medexp.config.resolve import SHIPPED
 from medexp.config.schema import RunConfig
 from medexp.data.audit.inspection import Inspection
-from medexp.data.cases import compute_digest
 from medexp.data.loading import Cases
 from medexp.data.preparation import Prepared
+from medexp.data.prompts import digest_cases
 from medexp.data.split import Split
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
 from medexp.evaluation.scorecard import Scorecard
@@ -95,10 +95,9 @@ def _log_data(
     name, audit = config.dataset.name, prepared.audit
     # A shipped file is named as everybody has it, not by where it is installed here.
     origin = with_tilde(cases.origin.replace(str(SHIPPED), "medexp/data"))
-    train = DataInput(name, "training", compute_digest(split.train), origin, audit.train.kept)
-    held_out = DataInput(
-        name, "held-out", compute_digest(split.held_out), origin, audit.held_out.kept
-    )
+    digests = [digest_cases(config.prompt, side) for side in (split.train, split.held_out)]
+    train = DataInput(name, "training", digests[0], origin, audit.train.kept)
+    held_out = DataInput(name, "held-out", digests[1], origin, audit.held_out.kept)
     tracker.log_inputs([train, held_out])
 
 

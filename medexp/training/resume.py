@@ -21,14 +21,16 @@ from filelock import FileLock, Timeout
 
 from medexp.config.flatten import fingerprint, former_fingerprint
 from medexp.config.schema import Resume, RunConfig, Tracking
-from medexp.errors import MedexpError, OutputError, TrialPruned, VramCeilingError
+from medexp.errors import MedexpError, OutputError, RunError, TrialPruned, VramCeilingError
 from medexp.planning.memory_terms import Levers
 from medexp.system import disk_space
 from medexp.system.files import write_json_atomic
 from medexp.tracking.artifact_names import ADAPTER_WEIGHTS
 
-# The files of a folder: its MLflow run, the levers that fit, and those that did not after all.
+# The files of a folder: its MLflow run, the chat template it is written with, the levers that fit,
+# and those that did not after all.
 RUN = "run.json"
+WORDS = "words.json"
 LEVERS = "levers.json"
 OUT_OF_MEMORY = "ran_out.json"
 Read = TypeVar("Read")
@@ -50,6 +52,21 @@ class ResumableRun:
     def remember_mlflow_run(self, mlflow_run_id: str) -> None:
         """Write down the MLflow run, whole or not at all."""
         write_json_atomic(self.folder / RUN, {"mlflow_run_id": mlflow_run_id})
+
+    def require_same_words(self, digest: str) -> None:
+        """Write down the `digest` of the chat template that the run is written with.
+
+        Raises: RunError where an earlier process has trained it with another one.
+        """
+        file = self.folder / WORDS
+        before = read_json(file, lambda stored: str(stored["chat_template"]))
+        if before not in (None, digest):
+            raise RunError(
+                "the model's chat template is another than when this run was begun, and its steps"
+                " so far were trained with that; put the former tokenizer back, or set"
+                " training.resume=never to begin anew"
+            )
+        write_json_atomic(file, {"chat_template": digest})
 
     def load_fitting_levers(self) -> Levers | None:
         """Return the levers that this run was seen to fit with; None before that."""

@@ -15,8 +15,8 @@ from medexp.config.schema import RunConfig, Tracking
 from medexp.data import loading as data_loading
 from medexp.data import mixture
 from medexp.data.audit.inspection import Inspection, inspect_prepared
-from medexp.data.cases import compute_digest
 from medexp.data.preparation import Prepared
+from medexp.data.prompts import ChatPrompt, digest_cases
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.evaluation import evaluator, verification
@@ -28,6 +28,7 @@ from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import memory_phase
 from medexp.models.session import Session, open_session
+from medexp.models.tokenizer import check_chat_template
 from medexp.models.weights import Weights
 from medexp.planning import planner
 from medexp.planning.memory_terms import Phase
@@ -108,8 +109,11 @@ def train(
     with acquire_run(config, cases.digest, naming) as work:
         config, plan = _announce(request, config, work, plan)
         session = open_session(config, base, console)
+        config = session.config
         tokenizer = CachedTokenizer(session.tokenizer, config.prompt)
         prepared, inspection = _prepare_cases(config, split, tokenizer, console)
+        if isinstance(config.prompt, ChatPrompt):
+            work.require_same_words(config.prompt.template.digest)
         with _open_mlflow_run(request, config, work) as tracker:
             log_start(tracker, config, invocation, cases, split, prepared, session.weights)
             log_audit(tracker, config, inspection)
@@ -125,7 +129,7 @@ def train(
             )
             result = _train_between_evaluations(context)
         work.finish()
-    _print_remarks(request, split, result)
+    _print_remarks(request, config, split, result)
     return result
 
 
@@ -149,6 +153,7 @@ def _find_base(config: RunConfig, console: Console) -> Weights:
     Raises: ModelError if they cannot be had, or the adapter does not belong to them.
     """
     base, start = weights.find_weights(config.model), config.lora.start_from
+    check_chat_template(config, base)
     if start is not None:
         note = adapter_files.check_adapter(Path(start), config.lora, config.model, base)
         if note:
@@ -393,12 +398,14 @@ def _name_run_for_commands(tracked_in: Tracking, result: TrainResult) -> str:
     return f"run={result.run_id} {format_override('tracking.root', root)}"
 
 
-def _print_remarks(request: _Request, split: Split, result: TrainResult) -> None:
+def _print_remarks(request: _Request, config: RunConfig, split: Split, result: TrainResult) -> None:
     """Print what unfinished runs have left, and how the run that was made again compares."""
-    config, console = request.requested, request.console
+    console = request.console
     # In a sweep every trial would say it.
     if request.trial is None and (remark := leftovers.summarise_leftovers(config.tracking)):
         console.info(remark, NOTE)
     if request.restored:
-        held_out, trained_on = compute_digest(split.held_out), compute_digest(split.train)
+        held_out, trained_on = (
+            digest_cases(config.prompt, side) for side in (split.held_out, split.train)
+        )
         console.result(request.restored.sentence(result.outcome.loss_after, held_out, trained_on))

@@ -15,7 +15,7 @@ from medexp.config.flatten import (
     is_of_experiment,
 )
 from medexp.config.former_values import FORMER_VALUES, fill_former_values, restore_former_values
-from medexp.config.schema import Format, MeasuredCases, Turns
+from medexp.config.schema import Format, MeasuredCases, PromptForm, Turns
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def test_every_new_key_exists_and_its_former_value_may_be_set(run):
         "evaluation.cases": MeasuredCases.dataset,
         "dataset.format": Format.auto,
         "dataset.turns": Turns.last,
+        "prompt.form": PromptForm.text,
     }
     again = change_values(run, FORMER_VALUES | enums)
     assert {name: flatten(again)[name] for name in FORMER_VALUES} == FORMER_VALUES
@@ -40,6 +41,7 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
         "evaluation.cases": MeasuredCases.dataset,
         "dataset.format": Format.auto,
         "dataset.turns": Turns.last,
+        "prompt.form": PromptForm.text,
     }
     former = change_values(run, FORMER_VALUES | enums)
     assert not set(FORMER_VALUES) & set(extract_identity(former))
@@ -50,6 +52,7 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
         "training.loraplus_lr_ratio": 16.0, "training.warmup_ratio": 0.1,
         "training.min_lr_ratio": 0.1, "training.adam_beta1": 0.8, "training.adam_beta2": 0.95,
         "training.adam_epsilon": 1e-6, "training.neftune_noise_alpha": 5.0,
+        "prompt.form": PromptForm.chat, "prompt.system": "You are careful.",
         "dataset.test_share": 0.3, "dataset.validation_share": 0.1, "training.keep_best": True,
         "training.early_stopping_patience": 2, "evaluation.primary": ["structure"],
         "evaluation.cases": MeasuredCases.shipped,

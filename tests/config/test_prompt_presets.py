@@ -8,7 +8,7 @@ import pytest
 from medexp.config.prompt_presets import load_prompt_presets
 from medexp.config.registration import find_conf_dir, register_with_hydra
 
-SHIPPED = {"clinical", "clinical_sections", "direct", "r1_reasoning"}
+SHIPPED = {"chat", "clinical", "clinical_sections", "direct", "r1_reasoning"}
 
 
 def found() -> dict[str, str]:

@@ -68,6 +68,45 @@ def test_every_answer_of_a_chat_is_a_case_where_all_turns_are_learnt(dataset, tm
     assert second.answer == "Review tomorrow."
 
 
+def test_a_case_of_a_chat_keeps_its_turns(dataset, tmp_path):
+    for name, records in CHATS.items():
+        first, second = load(dataset, write(tmp_path, name, records), turns=Turns.all).cases
+        assert first.turns == (("system", SYSTEM), ("user", ASKED))
+        assert second.turns == (*first.turns, ("assistant", "X-ray."), ("user", MORE))
+        assert second.asked == second.turns
+        assert "turns_of_conversation" not in second.extra
+
+
+def test_turns_are_merged_as_templates_take_them(dataset, tmp_path):
+    said = [("user", "a"), ("system", "s"), ("user", "b"), ("assistant", "c"), ("assistant", "d")]
+    said += [("system", "t"), ("user", "e"), ("assistant", "f")]
+    record = {"messages": [{"role": role, "content": words} for role, words in said]}
+    (case,) = load(dataset, write(tmp_path, "chat.json", [record])).cases
+    assert case.turns == (
+        *(("system", "s\n\nt"), ("user", "a\n\nb"), ("assistant", "c\n\nd"), ("user", "e")),
+    )
+
+
+def test_an_instruction_that_all_records_share_is_the_system_text(dataset, tmp_path):
+    records = [
+        {"instruction": "Be a physician.", "input": f"Case {number}?", "output": "Rest."}
+        for number in range(2)
+    ]
+    cases = load(dataset, write(tmp_path, "alpaca.json", records)).cases
+    assert cases[0].question == "Case 0?"
+    assert cases[0].turns == (("system", "Be a physician."), ("user", "Case 0?"))
+    records[1]["instruction"] = "Be a nurse."
+    cases = load(dataset, write(tmp_path, "alpaca.json", records)).cases
+    assert cases[1].turns == (("user", "Be a nurse.\n\nCase 1?"),)
+    assert cases[1].question == "Be a nurse.\n\nCase 1?"
+
+
+def test_a_question_alone_is_one_turn_of_the_user(dataset, tmp_path):
+    record = {"Question": "Why?", "Complex_CoT": "Hm.", "Response": "So."}
+    (case,) = load(dataset, write(tmp_path, "plain.json", [record])).cases
+    assert (case.turns, case.asked) == ((), (("user", "Why?"),))
+
+
 def test_a_conversation_is_never_parted(dataset, tmp_path):
     said = [
         {"messages": [{"role": role, "content": f"{role} {number} {turn}"}

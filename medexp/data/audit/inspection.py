@@ -22,6 +22,7 @@ from statistics import median
 
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data.audit.contamination import Contamination, MeasuredTexts, find_contamination
+from medexp.data.audit.conversations import Conversations, count_conversations
 from medexp.data.audit.duplicates import find_near_copies, find_near_duplicates
 from medexp.data.audit.language import count_languages
 from medexp.data.audit.missing_columns import find_missing_columns
@@ -31,7 +32,7 @@ from medexp.data.case_counts import CaseCounts
 from medexp.data.cases import PAIR, Case
 from medexp.data.encoding import EncodedCases
 from medexp.data.preparation import Prepared
-from medexp.data.prompts import trains_reasoning
+from medexp.data.prompts import needs_reasoning, trains_reasoning
 from medexp.data.token_roles import Role, TokenizedText, TokenSpan, list_texts, split_into_spans
 from medexp.data.tokenizer_cache import CachedTokenizer
 from medexp.errors import listing
@@ -77,7 +78,7 @@ class Leak:
 @dataclass(frozen=True)
 class Inspection:
     """Every finding; `lengths` by part of a case, `label_tokens` by role, `previews` the shortest,
-    middle and longest case.
+    middle and longest case. `conversations` counts who speaks where cases were read from a chat.
     """
 
     audit: CaseCounts
@@ -95,6 +96,8 @@ class Inspection:
     measured: Sequence[str]
     missing_values: Sequence[Case] = ()
     missing_columns: Mapping[str, Sequence[Case]] = field(default_factory=dict)
+    conversations: Conversations | None = None
+    is_reasoning_optional: bool = False
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -123,6 +126,7 @@ class Inspection:
                 }
                 for name, cases in self.missing_columns.items()
             },
+            "conversations": asdict(self.conversations) if self.conversations else None,
             "broken_rules": list(self.broken),
         }
 
@@ -183,6 +187,8 @@ def inspect(
         measured=[HELD_OUT, *benchmarks],
         missing_values=list(find_missing_values([*train.cases, *held_out.cases])),
         missing_columns=find_missing_columns([*train.cases, *held_out.cases]),
+        conversations=count_conversations([*train.cases, *held_out.cases]),
+        is_reasoning_optional=not needs_reasoning(prompt),
     )
 
 
@@ -315,7 +321,7 @@ def _find_broken_rules(seen: Inspection) -> Iterator[str]:
         "that nearly repeat another one", len(seen.repeats), side.kept, MAX_NEAR
     )
     if seen.reasons:
-        if seen.reasoning.empty:
+        if seen.reasoning.empty and not seen.is_reasoning_optional:
             yield (
                 f"{len(seen.reasoning.empty)} training cases have no reasoning and the prompt asks"
                 " for it"
