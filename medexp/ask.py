@@ -24,11 +24,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from medexp.chat import question_input, responder, web_ui
+from medexp.chat import held_out_cases, question_input, responder, web_ui
 from medexp.chat.conversation import Conversation, make_terminal_reader
 from medexp.chat.interrupt import intercept_ctrl_c
 from medexp.chat.rendering import LiveRenderer, PlainRenderer, render_reply
-from medexp.chat.responder import QuestionEncoder, Responder
+from medexp.chat.responder import QuestionEncoder, Responder, bind_presets
 from medexp.cli.app import run_command
 from medexp.cli.composition import CommandSpec
 from medexp.config.command_options import AskFormat, AskOptions, Reasoning
@@ -63,13 +63,10 @@ def ask(config: RunConfig, options: AskOptions, run: FinishedRun, console: Conso
     config, weights = prepare_finished_run(config, run, console)
     if options.ui:
         with listen_on_port(options.port, "ask.port") as socket:
-            web_ui.serve(
-                open_responder(config, options, run, weights, (), console),
-                load_prompt_presets(),
-                socket,
-                options.open,
-                console,
-            )
+            answering = open_responder(config, options, run, weights, (), console)
+            presets = bind_presets(load_prompt_presets(), answering.encoder.tokenizer)
+            examples = held_out_cases.read_examples(run)
+            web_ui.serve(answering, presets, examples, socket, options.open, console)
         return
     responder = open_responder(config, options, run, weights, questions, console)
     with_reasoning = options.reasoning is Reasoning.show
@@ -141,6 +138,7 @@ def open_responder(
     Raises: ConfigError for any of `questions` that it cannot be asked, before it is loaded.
     """
     base = open_session(config, weights, console)
+    config = base.config
     max_new_tokens = options.max_new_tokens or config.evaluation.max_new_tokens
     encoder = responder.make_question_encoder(
         config, base, Sampling(max_new_tokens, options.temperature, options.top_p, options.seed)

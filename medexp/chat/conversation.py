@@ -1,9 +1,11 @@
 """A conversation on the terminal: questions are typed or pasted, answers come token by token, and
 commands begin with a slash.
 
-The models that medexp makes were tuned on one question and one answer. A follow-up is therefore
-asked as one question too: everything typed since the last `/reset`, one below the other. The model
-does not see its own answers again. Nothing that is typed is written to disk, unless by `/save`.
+A model that was trained with prompt=chat is asked a follow-up as the next turn of a conversation:
+everything said since the last `/reset` stands before it, its own answers without their reasoning.
+Every other model was tuned on one question and one answer. A follow-up is therefore asked as one
+question too: everything typed since the last `/reset`, one below the other, and the model does not
+see its own answers again. Nothing that is typed is written to disk, unless by `/save`.
 """
 
 import json
@@ -18,9 +20,10 @@ from medexp.chat.rendering import (
     open_live_region,
     render_reply,
 )
-from medexp.chat.reply import Reply, format_document
+from medexp.chat.reply import Reply, format_document, make_turns
 from medexp.chat.responder import Responder
 from medexp.config.command_options import Reasoning
+from medexp.data.cases import Turn
 from medexp.errors import MedexpError, listing, nearest
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.console import Console
@@ -45,8 +48,9 @@ KEYS = (
 class Conversation:
     """A conversation so far.
 
-    `case` holds the questions since the last reset, `turns` the replies to every question: one, or
-    after `/compare` two.
+    `case` holds the questions since the last reset, `before` all that was said since then where the
+    run was trained on conversations, `turns` the replies to every question: one, or after
+    `/compare` two.
     """
 
     responder: Responder
@@ -54,6 +58,7 @@ class Conversation:
     with_reasoning: bool
     launch_dir: Path
     case: list[str] = field(default_factory=list)
+    before: list[Turn] = field(default_factory=list)
     turns: list[list[Reply]] = field(default_factory=list)
 
     def run(self, read: Callable[[str], str]) -> None:
@@ -62,6 +67,7 @@ class Conversation:
         `read` is called with the text to print before the cursor.
         """
         self.console.result(f"{KEYS} /help lists the commands.")
+        self.console.result(f"{_describe_follow_ups(self.responder)}")
         self.console.result(f"{NOT_FOR_CLINICAL_USE}\n", style="italic")
         while True:
             try:
@@ -106,15 +112,18 @@ class Conversation:
             commands[word](rest.strip())
 
     def _ask(self, line: str) -> None:
-        question = "\n\n".join([*self.case, line])
+        converses = self.responder.converses
+        question = line if converses else "\n\n".join([*self.case, line])
         # A question that is refused is refused before the screen changes.
-        self.responder.encoder.encode(question)
+        self.responder.encoder.encode(question, before=self.before)
         with (
             intercept_ctrl_c() as stop,
             LiveRenderer(self.console.results, self.with_reasoning) as renderer,
         ):
-            reply = render_reply(self.responder, question, renderer, stop)
+            reply = render_reply(self.responder, question, renderer, stop, self.before)
         self.case.append(line)
+        if converses:
+            self.before += make_turns(reply)
         self.turns.append([reply])
 
     def _compare(self, _rest: str) -> None:
@@ -130,7 +139,10 @@ class Conversation:
                     return stop.is_requested
 
                 self.turns[-1].insert(
-                    0, self.responder.reply(tuned.question, show_token, base=True)
+                    0,
+                    self.responder.reply(
+                        tuned.question, show_token, base=True, before=tuned.before
+                    ),
                 )
         self.console.results.print(
             make_comparison_table(self.turns[-1][0], tuned, self.with_reasoning)
@@ -152,6 +164,7 @@ class Conversation:
 
     def _reset(self, _rest: str) -> None:
         self.case.clear()
+        self.before.clear()
         self._print_note("the next question stands alone")
 
     def _save(self, rest: str) -> None:
@@ -186,6 +199,17 @@ class Conversation:
         for command, description in HELP.items():
             self.console.result(f"  {command:12} {description}")
         self.console.result(f"  {KEYS}")
+
+
+def _describe_follow_ups(responder: Responder) -> str:
+    """Return how a follow-up is asked, in a sentence."""
+    name = responder.config.prompt.name
+    if responder.converses:
+        return "A follow-up is the next turn: the model sees what was said since /reset."
+    return (
+        f"A follow-up is asked in one question with those since /reset: prompt={name} knows no"
+        " turns, prompt=chat does."
+    )
 
 
 def make_terminal_reader() -> Callable[[str], str]:

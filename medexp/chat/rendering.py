@@ -5,7 +5,7 @@ A section that can no longer change is printed once. Only the one that grows is 
 more of it than the terminal is high.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
@@ -28,6 +28,7 @@ from medexp.chat.reply import (
     split_sections,
 )
 from medexp.chat.responder import Responder
+from medexp.data.cases import Turn
 from medexp.data.prompts import THINK_END
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 from medexp.system.visible import visible
@@ -48,15 +49,21 @@ class ReplyRenderer(Protocol):
 
 
 def render_reply(
-    responder: Responder, question: str, renderer: ReplyRenderer, stop: StopRequest
+    responder: Responder,
+    question: str,
+    renderer: ReplyRenderer,
+    stop: StopRequest,
+    before: Sequence[Turn] = (),
 ) -> Reply:
-    """Return the reply to `question`, shown by `renderer` while it grows; `stop` ends it."""
+    """Return the reply to `question`, asked after what was said `before` and shown by `renderer`
+    while it grows; `stop` ends it.
+    """
 
     def show_token(reply: Reply) -> bool:
         renderer.update(reply)
         return stop.is_requested
 
-    reply = responder.reply(question, show_token)
+    reply = responder.reply(question, show_token, before=before)
     renderer.finish(reply, responder.sampling.max_new_tokens)
     return reply
 
@@ -124,8 +131,7 @@ class LiveRenderer:
         sections = self._select_sections(reply)
         self._print(sections[:-1])
         growing = [render_section(section) for section in sections[len(self._printed) :]]
-        is_thinking = reply.expects_reasoning and not reply.is_reasoning_closed
-        thinking = "thinking, " if is_thinking and not self._with_reasoning else ""
+        thinking = "thinking, " if reply.is_reasoning and not self._with_reasoning else ""
         status = Text(f"{thinking}{reply.tokens} tokens · {HINT}", style="dim")
         self._live.update(Tail(Group(*growing, status)))
 

@@ -1,15 +1,17 @@
 """A model's answer to a question so far, split into what is shown: reasoning, sections, rest. Text
 only.
 
-Everything before `</think>` is reasoning. While more may come, so is a text without that mark. In a
-complete text without it the answer begins at the first of the four headings, and where there is no
-heading all of it is the answer; `is_reasoning_closed` tells such a text from others.
+Everything before `</think>` is reasoning. While more may come, so is a text without that mark where
+the prompt, or the text itself, has opened one. In a complete text without it the answer begins at
+the first of the four headings, and where there is no heading all of it is the answer;
+`is_reasoning_closed` tells such a text from others.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medexp.data.prompts import THINK_END
+from medexp.data.cases import Turn
+from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.evaluation.measures.sections import (
     find_bare_heading,
     find_section_heading,
@@ -27,8 +29,9 @@ class Reply:
     `seconds`.
 
     `is_complete` once nothing more comes: `ended_by_model` where the model wrote its end token,
-    `was_stopped` where the user stopped it. `expects_reasoning` where the prompt asks for a chain
-    of thought that ends with `</think>`.
+    `was_stopped` where the user stopped it. `expects_reasoning` where the prompt has opened a chain
+    of thought that ends with `</think>`. `before` is what was said earlier, where that was part of
+    what was asked.
     """
 
     question: str
@@ -40,6 +43,13 @@ class Reply:
     is_complete: bool = False
     ended_by_model: bool = False
     was_stopped: bool = False
+    before: tuple[Turn, ...] = ()
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Is what has come so far a chain of thought that has not ended?"""
+        opened = self.expects_reasoning or self.text.lstrip().startswith(THINK_START)
+        return opened and not self.is_reasoning_closed
 
     @property
     def is_reasoning_closed(self) -> bool:
@@ -50,7 +60,7 @@ class Reply:
     def reasoning(self) -> str:
         """The chain of thought, as far as it has come."""
         if self.is_reasoning_closed:
-            return self.text.rpartition(THINK_END)[0].strip()
+            return _without_start(self.text.rpartition(THINK_END)[0].strip())
         return self._split_unclosed()[0]
 
     @property
@@ -63,8 +73,9 @@ class Reply:
     def _split_unclosed(self) -> tuple[str, str]:
         """Return reasoning and answer of a text without `</think>`."""
         text = self._stable_text()
-        if not self.expects_reasoning:
+        if not self.is_reasoning:
             return "", text
+        text = _without_start(text)
         if not self.is_complete:
             return text, ""
         lines = text.split("\n")
@@ -76,15 +87,22 @@ class Reply:
     def _stable_text(self) -> str:
         """Return the text without an end that the next token may change.
 
-        Such an end is half a character, which decodes to U+FFFD, or the beginning of `</think>`.
+        Such an end is half a character, which decodes to U+FFFD, or the beginning of a mark.
         """
         if self.is_complete:
             return self.text
         text = self.text.rstrip("\ufffd")
+        if THINK_START.startswith(text.strip()):
+            return ""
         for length in range(len(THINK_END) - 1, 0, -1):
             if text.endswith(THINK_END[:length]):
                 return text[:-length].rstrip()
         return text.rstrip()
+
+
+def _without_start(text: str) -> str:
+    """Return a chain of thought without the mark that the model itself has opened it with."""
+    return text.removeprefix(THINK_START).lstrip()
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,14 @@ def format_markdown(reply: Reply) -> str:
     return "\n\n".join(part.markdown for part in split_sections(reply) if not part.is_reasoning)
 
 
+def make_turns(reply: Reply) -> list[Turn]:
+    """Return question and answer as turns that stand before the next question, without the
+    reasoning; nothing where there is no answer.
+    """
+    answer = reply.answer.strip()
+    return [Turn("user", reply.question), Turn("assistant", answer)] if answer else []
+
+
 def describe_end(reply: Reply, max_new_tokens: int) -> str:
     """Return a line that says how long the reply is and how it ended."""
     how = (
@@ -167,11 +193,7 @@ def describe_end(reply: Reply, max_new_tokens: int) -> str:
         if reply.ended_by_model
         else f"cut off by ask.max_new_tokens={max_new_tokens}"
     )
-    unclosed = (
-        ""
-        if reply.is_reasoning_closed or not reply.expects_reasoning
-        else "; its reasoning never ended"
-    )
+    unclosed = "" if not reply.is_reasoning else "; its reasoning never ended"
     return f"{reply.tokens} tokens in {format_duration(reply.seconds)}, {how}{unclosed}"
 
 
@@ -180,7 +202,9 @@ def make_json_object(reply: Reply, run_id: str, model: str) -> dict[str, object]
     items: dict[str, list[str]] = {}
     for section in parse_sections(reply.text):
         items.setdefault(section.name, []).extend(section.items)
+    before = [{"role": turn.role, "content": turn.text} for turn in reply.before]
     return {
+        **({"before": before} if before else {}),
         "question": reply.question,
         "reasoning": reply.reasoning,
         "answer": reply.answer,

@@ -1,18 +1,20 @@
 """A finished run that answers: a question becomes tokens as in training, and the answer comes token
-by token.
+by token. With prompt=chat it is asked as the last turn of a conversation.
 
 A question that is empty, holds a mark of the prompt or leaves no room for an answer is refused
 before the model is loaded. Other control tokens in it are plain text.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from medexp.chat.reply import Reply, make_json_object
 from medexp.config.schema import Prompt, RunConfig
 from medexp.data import prompts
+from medexp.data.cases import Turn
 from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.think_marks import THINK_END, THINK_START
 from medexp.errors import ConfigError
@@ -41,10 +43,14 @@ class QuestionEncoder:
     context_tokens: int
 
     def encode(
-        self, question: str, prompt: Prompt | None = None, sampling: Sampling | None = None
+        self,
+        question: str,
+        prompt: Prompt | None = None,
+        sampling: Sampling | None = None,
+        before: Sequence[Turn] = (),
     ) -> list[int]:
-        """Return the token ids that the model is given for `question`; an evaluation gives the
-        same.
+        """Return the token ids that the model is given for `question`, with prompt=chat after what
+        was said `before`; an evaluation gives the same.
 
         Raises: ConfigError if it is empty, holds a mark that the prompt writes, or leaves too
             little of the context for the answer.
@@ -53,15 +59,20 @@ class QuestionEncoder:
         words = make_vocabulary(self.tokenizer, prompt)
         if not question.strip():
             raise ConfigError('the question is empty; give question="...", or type one')
+        turns = (*before, Turn("user", question.strip()))
         for mark in sorted(words.written | {THINK_START, THINK_END}):
-            if mark in question:
+            if held := next((turn for turn in reversed(turns) if mark in turn.text), None):
+                where, remedy = "question", "take it out"
+                if held is not turns[-1]:
+                    where, remedy = "conversation so far", "begin another one"
                 raise ConfigError(
-                    f"the question holds {mark!r}, which the model reads as a control token; take"
-                    " it out"
+                    f"the {where} holds {mark!r}, which the model reads as a control token;"
+                    f" {remedy}"
                 )
-        ids = encode_prompt(prompts.render_question(prompt, question.strip()), words)
+        ids = encode_prompt(prompts.render_question(prompt, question.strip(), turns), words)
+        bare = [Turn(turn.role, "x") for turn in turns]
         if words.holds_stray_control(
-            ids, encode_prompt(prompts.render_question(prompt, ""), words)
+            ids, encode_prompt(prompts.render_question(prompt, "x", bare), words)
         ):
             raise ConfigError(
                 "the question holds text that the tokenizer reads as a control token; take it out"
@@ -73,10 +84,12 @@ class QuestionEncoder:
                 f" context of {self.context_tokens} tokens for the question; lower it"
             )
         if len(ids) > allowed:
+            what = "conversation" if before else "question"
+            remedy = "begin another one" if before else "shorten the question"
             raise ConfigError(
-                f"the question has {len(ids)} tokens with prompt={prompt.name} and {allowed} are"
+                f"the {what} has {len(ids)} tokens with prompt={prompt.name} and {allowed} are"
                 f" allowed: the context of {self.context_tokens} less"
-                f" ask.max_new_tokens={sampling.max_new_tokens}; shorten the question or lower that"
+                f" ask.max_new_tokens={sampling.max_new_tokens}; {remedy} or lower that"
             )
         return ids
 
@@ -99,6 +112,11 @@ class Responder:
         """How the command line wants tokens to be sampled."""
         return self.encoder.sampling
 
+    @property
+    def converses(self) -> bool:
+        """Was the run trained with a prompt that writes conversations?"""
+        return isinstance(self.config.prompt, prompts.ChatPrompt)
+
     def as_json(self, reply: Reply) -> dict[str, object]:
         """Return `reply` as JSON values, with the run and the model that it comes from."""
         return make_json_object(reply, self.run_id, self.config.model.name)
@@ -110,18 +128,20 @@ class Responder:
         base: bool = False,
         prompt: Prompt | None = None,
         sampling: Sampling | None = None,
+        before: Sequence[Turn] = (),
     ) -> Reply:
-        """Return the complete reply to `question`; `on_token` gets it after every token.
+        """Return the complete reply to `question`; `on_token` gets it after every token. What was
+        said `before` is part of what is asked with prompt=chat, and of no other.
 
         Raises: ConfigError as `QuestionEncoder.encode` does; VramCeilingError.
         """
         prompt = prompt or self.config.prompt
         sampling = sampling or self.sampling
-        token_ids = self.encoder.encode(question, prompt, sampling)
+        before = tuple(before) if isinstance(prompt, prompts.ChatPrompt) else ()
+        token_ids = self.encoder.encode(question, prompt, sampling, before)
         started_at = time.perf_counter()
-        empty = Reply(
-            question.strip(), base, "", 0, 0.0, expects_reasoning=prompts.closes_reasoning(prompt)
-        )
+        expects_reasoning = prompts.opens_reasoning(prompt)
+        empty = Reply(question.strip(), base, "", 0, 0.0, expects_reasoning, before=before)
         was_stopped = False
 
         def handle_token(answer: Answer) -> bool:
@@ -150,6 +170,20 @@ class Responder:
 def _update_reply(reply: Reply, answer: Answer, started_at: float) -> Reply:
     seconds = time.perf_counter() - started_at
     return replace(reply, text=answer.text, tokens=answer.tokens, seconds=seconds)
+
+
+def bind_presets(presets: Mapping[str, Prompt], tokenizer: Any) -> dict[str, Prompt]:
+    """Return `presets` as they are written for `tokenizer`. One whose chat template it has not, or
+    that ends an answer by another token than this run does, is left out.
+    """
+    bound = {}
+    for name, preset in presets.items():
+        with suppress(ConfigError):
+            prompt = prompts.bind_prompt(preset, tokenizer)
+            template = prompt.template if isinstance(prompt, prompts.ChatPrompt) else None
+            if template is None or template.end == tokenizer.eos_token:
+                bound[name] = prompt
+    return bound
 
 
 def make_question_encoder(

@@ -1,6 +1,9 @@
 """A page that asks the base and the tuned model side by side, made of Gradio's components and
 served on 127.0.0.1 alone.
 
+With prompt=chat it holds a conversation: both models are asked with what was said before, which are
+the tuned model's answers. The run's held-out cases are there to be asked, each with its reference.
+
 The page reaches nothing else: no analytics, fonts of the system, a content security policy that
 lets the browser talk to this server only, and no answer to a request for another host name.
 """
@@ -10,15 +13,27 @@ import socket as sockets
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
+from medexp.chat.held_out_cases import Example
 from medexp.chat.interrupt import StopRequest
+from medexp.chat.page_parts import (
+    Asked,
+    ConversationBox,
+    add_answer_column,
+    add_examples,
+    add_option_inputs,
+    add_reference_box,
+    make_empty_column,
+    update_reasoning_box,
+)
 from medexp.chat.reply import Reply, describe_end, format_markdown
 from medexp.chat.responder import Responder
 from medexp.config.schema import Prompt
+from medexp.data.cases import Turn
 from medexp.errors import MachineError, MedexpError
 from medexp.evaluation.generation import Sampling
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
@@ -46,13 +61,14 @@ def check_installed() -> None:
 def serve(
     responder: Responder,
     presets: Mapping[str, Prompt],
+    examples: Sequence[Example],
     socket: sockets.socket,
     opens: bool,
     console: Console,
 ) -> None:
     """Serve the page until Ctrl-C."""
     with console.status("building the page"):
-        app, stop = _build_app(responder, presets)
+        app, stop = _build_app(responder, presets, examples)
     address = f"http://{HOST}:{socket.getsockname()[1]}"
 
     def announce() -> None:
@@ -79,7 +95,9 @@ def _build_server(app: Any, on_startup: Callable[[], None]) -> Any:
     return Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
 
 
-def _build_app(responder: Responder, presets: Mapping[str, Prompt]) -> tuple[Any, StopRequest]:
+def _build_app(
+    responder: Responder, presets: Mapping[str, Prompt], examples: Sequence[Example]
+) -> tuple[Any, StopRequest]:
     import gradio
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -89,7 +107,7 @@ def _build_app(responder: Responder, presets: Mapping[str, Prompt]) -> tuple[Any
     app.add_middleware(_ContentSecurityPolicy)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     theme = gradio.themes.Default(font=TEXT_FONTS, font_mono=MONOSPACE_FONTS)
-    blocks = _build_page(responder, {**presets}, stop)
+    blocks = _build_page(responder, {**presets}, examples, stop)
     return (
         gradio.mount_gradio_app(
             app,
@@ -134,7 +152,12 @@ _CSS = """
 """
 
 
-def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopRequest) -> Any:
+def _build_page(
+    responder: Responder,
+    presets: Mapping[str, Prompt],
+    examples: Sequence[Example],
+    stop: StopRequest,
+) -> Any:
     """The page: a question, how it is answered, and both answers below."""
     import gradio
 
@@ -145,6 +168,7 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
             f"# Ask {responder.name}\n{responder.config.model.name}, before and after fine-tuning"
         )
         gradio.Markdown(NOT_FOR_CLINICAL_USE, elem_classes="notice")
+        conversation = ConversationBox(gradio, responder)
         question = gradio.Textbox(
             label="Question (Shift-Enter asks)",
             lines=4,
@@ -154,17 +178,22 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
         with gradio.Row():
             ask = gradio.Button("Ask both", variant="primary")
             stop_button = gradio.Button("Stop")
+            anew = gradio.Button("New conversation", visible=conversation.is_held)
         with gradio.Accordion("Prompt and sampling", open=False):
-            options = _add_option_inputs(gradio, responder.sampling, list(prompts))
+            options = add_option_inputs(gradio, responder.sampling, list(prompts))
         with gradio.Row(equal_height=False):
             outputs = [
                 component
                 for title in ("Base", "Tuned")
-                for component in _add_answer_column(gradio, title)
+                for component in add_answer_column(gradio, title)
             ]
+        reference = add_reference_box(gradio)
+        if examples:
+            add_examples(gradio, examples, question, conversation, reference, outputs)
 
         def ask_both(
             question: str,
+            before: list[Turn],
             prompt: str,
             temperature: float,
             top_p: float,
@@ -172,14 +201,22 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
             seed: float,
         ) -> Iterator[list[Any]]:
             sampling = Sampling(int(max_new_tokens), temperature, top_p, int(seed))
-            yield from _stream_both(responder, question, prompts[prompt], sampling, stop)
+            asked = Asked(question, tuple(before), prompts[prompt], sampling)
+            for columns, tuned in _stream_both(responder, asked, stop):
+                yield [*columns, *conversation.go_on(asked, tuned)]
 
         gradio.on(
             [ask.click, question.submit],
             ask_both,
-            [question, *options],
-            outputs,
+            [question, conversation.before, *options],
+            [*outputs, *conversation.outputs],
             concurrency_limit=1,
+            api_visibility="private",
+        )
+        anew.click(
+            lambda: [*conversation.show(()), ""],
+            None,
+            [*conversation.outputs, question],
             api_visibility="private",
         )
         stop_button.click(
@@ -188,98 +225,48 @@ def _build_page(responder: Responder, presets: Mapping[str, Prompt], stop: StopR
     return blocks
 
 
-def _add_option_inputs(gradio: Any, sampling: Sampling, prompts: list[str]) -> list[Any]:
-    with gradio.Row():
-        prompt = gradio.Dropdown(prompts, value=prompts[0], label="Prompt", min_width=260)
-        max_new_tokens = gradio.Number(
-            sampling.max_new_tokens, label="Most new tokens", precision=0, minimum=1
-        )
-    with gradio.Row():
-        temperature = gradio.Slider(
-            0, 2, sampling.temperature, step=0.05, label="Temperature (0: the likeliest token)"
-        )
-        top_p = gradio.Slider(
-            0.01, 1, sampling.top_p, step=0.01, label="Top p (of what is drawn from)"
-        )
-        seed = gradio.Number(
-            sampling.seed,
-            label="Seed (of what is drawn)",
-            precision=0,
-            minimum=0,
-            maximum=2**32 - 1,
-        )
-    return [prompt, temperature, top_p, max_new_tokens, seed]
-
-
-def _add_answer_column(gradio: Any, title: str) -> list[Any]:
-    with gradio.Column(min_width=300, elem_classes=f"{title.lower()}-column"):
-        gradio.Markdown(f"### {title}")
-        status = gradio.Markdown("", elem_classes=["status", f"{title.lower()}-status"])
-        with gradio.Accordion("Reasoning", open=False, visible=False) as reasoning_box:
-            reasoning = gradio.Markdown(
-                "", elem_classes=["reasoning", f"{title.lower()}-reasoning"]
-            )
-        answer = gradio.Markdown("", elem_classes=["answer", f"{title.lower()}-answer"])
-    return [reasoning_box, reasoning, answer, status]
-
-
 def _stream_both(
-    responder: Responder, question: str, prompt: Prompt, sampling: Sampling, stop: StopRequest
-) -> Iterator[list[Any]]:
-    """Yield what both columns show, after every update: the tuned model answers first, then the
-    base.
+    responder: Responder, asked: Asked, stop: StopRequest
+) -> Iterator[tuple[list[Any], Reply | None]]:
+    """Yield what both columns show, after every update, and the tuned model's reply once all has
+    come: the tuned model answers first, then the base.
     """
     import gradio
 
     stop.is_requested = False
+    tuned: Reply | None = None
     columns = {
-        True: _make_empty_column("waits for the tuned model"),
-        False: _make_empty_column("reads the question"),
+        True: make_empty_column("waits for the tuned model"),
+        False: make_empty_column("reads the question"),
     }
-    yield [*columns[True], *columns[False]]
+    yield [*columns[True], *columns[False]], None
     for base in (False, True):
         if stop.is_requested:
-            columns[base] = _make_empty_column("not asked: stopped")
-            yield [*columns[True], *columns[False]]
-            return
+            columns[base] = make_empty_column("not asked: stopped")
+            break
         try:
-            for reply in _stream_reply(responder, question, base, prompt, sampling, stop):
+            for reply in _stream_reply(responder, asked, base, stop):
                 columns[base] = [
-                    _update_reasoning_box(reply.reasoning),
+                    update_reasoning_box(reply.reasoning),
                     reply.reasoning,
                     format_markdown(reply),
-                    _format_status(reply, sampling),
+                    _format_status(reply, asked.sampling),
                 ]
-                yield [*columns[True], *columns[False]]
+                tuned = tuned if base else reply
+                yield [*columns[True], *columns[False]], None
         except MedexpError as error:
             raise gradio.Error(str(error), title="medexp", print_exception=False) from error
-
-
-def _make_empty_column(status: str) -> list[Any]:
-    return [_update_reasoning_box(""), "", "", status]
-
-
-def _update_reasoning_box(reasoning: str) -> Any:
-    """Show the box of the reasoning where there is any, and hide it elsewhere."""
-    import gradio
-
-    return gradio.update(visible=bool(reasoning))
+    yield [*columns[True], *columns[False]], tuned
 
 
 def _format_status(reply: Reply, sampling: Sampling) -> str:
     if reply.is_complete:
         return describe_end(reply, sampling.max_new_tokens)
-    is_reasoning = reply.expects_reasoning and not reply.is_reasoning_closed
-    return f"{'reasoning' if is_reasoning else 'answering'}, {reply.tokens} tokens"
+    return f"{'reasoning' if reply.is_reasoning else 'answering'}, {reply.tokens} tokens"
 
 
 def _stream_reply(
-    responder: Responder,
-    question: str,
-    base: bool,
-    prompt: Prompt,
-    sampling: Sampling,
-    stop: StopRequest,
+    responder: Responder, asked: Asked, base: bool, stop: StopRequest
 ) -> Iterator[Reply]:
     """Yield the reply as it grows, at most MAX_UPDATES_PER_S times a second, and then complete.
 
@@ -295,7 +282,11 @@ def _stream_reply(
 
     def work() -> None:
         try:
-            updates.put(responder.reply(question, on_token, base, prompt, sampling))
+            updates.put(
+                responder.reply(
+                    asked.question, on_token, base, asked.prompt, asked.sampling, asked.before
+                )
+            )
         # Raised again below, in the thread that Gradio calls.
         except BaseException as error:
             updates.put(error)

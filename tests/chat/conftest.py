@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.chats import OPENAI, write_chat
 from helpers.commands import TinyRuns, invoke, write_tiny_model
 from omegaconf import OmegaConf
 
@@ -63,6 +64,34 @@ def talkative_model(tmp_path_factory: pytest.TempPathFactory, embedded_tokenizer
     return folder
 
 
+def train_talkative(
+    root: Path,
+    tiny_runs_in: Callable[..., TinyRuns],
+    model: Path,
+    compose: Callable[..., Any],
+    *more: str,
+) -> Trained:
+    """A finished run of the talkative model in `root`."""
+    tiny_runs = tiny_runs_in(root, model)
+    words = tiny_runs.overrides("training.learning_rate=1e-2", "hardware.dtype=float32", *more)
+    yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
+    result = train(tiny_runs.run(*words), invoke(root / "train", words, yaml), Console())
+    return Trained(tiny_runs, result, tiny_runs.run(*words))
+
+
+def load_tuned(trained: Trained) -> Responder:
+    """The tuned model of a finished run, loaded as the command does."""
+    subject = finished_run.find_run(
+        trained.result.run_id, str(trained.tiny_runs.root / "mlruns"), trained.tiny_runs.root
+    )
+    console = Console()
+    config, found = prepare_finished_run(trained.run, subject, console)
+    base = open_session(config, found, console)
+    encoder = make_question_encoder(base.config, base, GREEDY)
+    run_id = trained.result.run_id
+    return load_responder(subject.name, run_id, base.config, base, encoder, console)
+
+
 @pytest.fixture(scope="session")
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
@@ -71,21 +100,29 @@ def trained(
     compose: Callable[..., Any],
 ) -> Trained:
     root = tmp_path_factory.mktemp("asked")
-    tiny_runs = tiny_runs_in(root, talkative_model)
-    words = tiny_runs.overrides("training.learning_rate=1e-2", "hardware.dtype=float32")
-    yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
-    result = train(tiny_runs.run(*words), invoke(root / "train", words, yaml), Console())
-    return Trained(tiny_runs, result, tiny_runs.run(*words))
+    return train_talkative(root, tiny_runs_in, talkative_model, compose)
 
 
 @pytest.fixture(scope="session")
 def responder(trained: Trained) -> Responder:
-    """The tuned model of the finished run, loaded as the command does."""
-    subject = finished_run.find_run(
-        trained.result.run_id, str(trained.tiny_runs.root / "mlruns"), trained.tiny_runs.root
-    )
-    console = Console()
-    config, found = prepare_finished_run(trained.run, subject, console)
-    base = open_session(config, found, console)
-    encoder = make_question_encoder(config, base, GREEDY)
-    return load_responder(subject.name, trained.result.run_id, config, base, encoder, console)
+    return load_tuned(trained)
+
+
+@pytest.fixture(scope="session")
+def trained_on_chats(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_runs_in: Callable[..., TinyRuns],
+    talkative_model: Path,
+    compose: Callable[..., Any],
+) -> Trained:
+    """A finished run on conversations of two questions, with prompt=chat."""
+    root = tmp_path_factory.mktemp("conversing")
+    file = write_chat(root / "chats.jsonl", OPENAI, reasons=False)
+    local = ["dataset=local", f"dataset.path={file}", "dataset.held_out=2", "dataset.validation=0"]
+    words = [*local, "dataset.max_cases=null", "prompt=chat"]
+    return train_talkative(root, tiny_runs_in, talkative_model, compose, *words)
+
+
+@pytest.fixture(scope="session")
+def conversing(trained_on_chats: Trained) -> Responder:
+    return load_tuned(trained_on_chats)

@@ -10,15 +10,27 @@ from rich.console import Console as RichConsole
 
 from medexp.chat.conversation import Conversation
 from medexp.chat.responder import Responder
+from medexp.data.cases import Turn
 from medexp.system.console import Console
+
+
+def start(responder: Responder, folder: Path) -> Conversation:
+    """A conversation whose answers are four tokens long."""
+    quick = replace(responder.encoder, sampling=replace(responder.sampling, max_new_tokens=4))
+    console = Console()
+    console.results = console.log = RichConsole(file=io.StringIO(), width=100)
+    return Conversation(replace(responder, encoder=quick), console, True, folder)
 
 
 @pytest.fixture
 def talk(responder: Responder, tmp_path: Path) -> Conversation:
-    quick = replace(responder.encoder, sampling=replace(responder.sampling, max_new_tokens=4))
-    console = Console()
-    console.results = console.log = RichConsole(file=io.StringIO(), width=100)
-    return Conversation(replace(responder, encoder=quick), console, True, tmp_path)
+    return start(responder, tmp_path)
+
+
+@pytest.fixture
+def turns(conversing: Responder, tmp_path: Path) -> Conversation:
+    """The same with a run that was trained on conversations."""
+    return start(conversing, tmp_path)
 
 
 def said(talk: Conversation) -> str:
@@ -117,3 +129,60 @@ def test_it_goes_on_until_it_is_told_to_end(talk: Conversation) -> None:
     assert "Ctrl-D or /quit ends the conversation" in shown
     assert "/compare" in shown
     assert shown.count("Not for clinical use") == 1
+
+
+def test_with_a_chat_template_a_follow_up_is_the_next_turn(turns: Conversation) -> None:
+    for line in ("A man of 54.", "He is a smoker."):
+        turns.handle_line(line)
+    first, second = (replies[0] for replies in turns.turns)
+    assert (first.question, second.question) == ("A man of 54.", "He is a smoker.")
+    before = (Turn("user", "A man of 54."), Turn("assistant", first.answer))
+    assert second.before == before
+    assert turns.before == [*before, ("user", "He is a smoker."), ("assistant", second.answer)]
+    encoder = turns.responder.encoder
+    asked = encoder.tokenizer.apply_chat_template(
+        [{"role": role, "content": text} for role, text in (*before, ("user", "He is a smoker."))],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert encoder.encode("He is a smoker.", before=second.before) == asked
+    again = turns.responder.reply(second.question, lambda _: False, before=before)
+    assert second.text == again.text
+
+
+def test_reset_and_compare_know_the_turns(turns: Conversation, tmp_path: Path) -> None:
+    for line in ("A man of 54.", "He is a smoker.", "/compare", "/save a.json"):
+        turns.handle_line(line)
+    base, tuned = turns.turns[1]
+    assert base.base
+    assert base.before == tuned.before != ()
+    [_, [stored, _]] = json.loads((tmp_path / "a.json").read_text())
+    assert [turn["role"] for turn in stored["before"]] == ["user", "assistant"]
+    turns.handle_line("/reset")
+    assert turns.before == []
+    turns.handle_line("He is a smoker.")
+    assert turns.turns[2][0].before == ()
+
+
+def test_a_conversation_that_no_longer_fits_says_so(turns: Conversation) -> None:
+    turns.handle_line("A man of 54.")
+    turns.before[0] = Turn("user", "pain " * 3000)
+    said(turns)
+    turns.handle_line("And now?")
+    assert "the conversation has" in (shown := said(turns))
+    assert "begin another one" in shown
+    turns.before[0] = Turn("user", "a <|im_end|> b")
+    turns.handle_line("And now?")
+    assert "the conversation so far holds '<|im_end|>'" in said(turns)
+    assert len(turns.turns) == 1
+
+
+def test_how_a_follow_up_is_asked_is_said_at_the_start(
+    talk: Conversation, turns: Conversation
+) -> None:
+    for conversation, sentence in (
+        (talk, "prompt=clinical_sections knows no turns, prompt=chat does"),
+        (turns, "A follow-up is the next turn"),
+    ):
+        conversation.run(lambda _: "/quit")
+        assert sentence in said(conversation)

@@ -13,6 +13,7 @@ from medexp.chat.reply import (
     format_markdown,
     format_plain_text,
     make_json_object,
+    make_turns,
     split_sections,
 )
 
@@ -29,7 +30,19 @@ It may be viral.
 - Wash hands
 Red Flags
 - Pain"""
-PIECES = ["</think>", "\n", "## Symptoms", "Red Flags", "- a", "word ", "</th", "\ufffd", "é", " "]
+PIECES = [
+    "<think>",
+    "</think>",
+    "\n",
+    "## Symptoms",
+    "Red Flags",
+    "- a",
+    "word ",
+    "</th",
+    "\ufffd",
+    "é",
+    " ",
+]
 
 
 def reply(text: str, **changes: object) -> Reply:
@@ -128,3 +141,17 @@ def test_a_document_holds_questions_and_replies() -> None:
     assert page.index("Base says.") < page.index("## Symptoms")
     assert "<summary>Reasoning</summary>\n\nThe eye is red." in page
     assert "Not for clinical use" in page
+
+
+def test_a_model_may_open_its_reasoning_itself() -> None:
+    whole = "<think>\nRed eye.\n</think>\n\nRest."
+    for end in range(1, len(whole)):
+        grown = reply(whole[:end].strip(), is_complete=False, expects_reasoning=False)
+        assert "Red eye.".startswith(grown.reasoning), whole[:end]
+        assert "Rest.".startswith(grown.answer), whole[:end]
+    found = reply(whole, expects_reasoning=False)
+    assert (found.reasoning, found.answer) == ("Red eye.", "Rest.")
+    assert "never ended" not in describe_end(found, 400)
+    assert "never ended" in describe_end(reply("<think>\nRed", expects_reasoning=False), 400)
+    assert make_turns(found) == [("user", found.question), ("assistant", "Rest.")]
+    assert make_turns(reply("<think>\n</think>", expects_reasoning=False)) == []

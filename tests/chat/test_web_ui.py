@@ -4,6 +4,7 @@ is asked for.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,8 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +21,42 @@ import pytest
 from helpers.browser import chromium, window
 from helpers.commands import command
 
+from medexp.chat.reply import format_markdown, make_turns
+from medexp.chat.responder import Responder
 from medexp.errors import MachineError
+from medexp.evaluation.generation import Sampling
 from medexp.system.ports import listen_on_port
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def page_url(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def serving(words: list[str], folder: Path) -> Iterator[str]:
     """The address of the command with ui=true, which ends with Ctrl-C."""
     pytest.importorskip("gradio", reason="the ui extra is not installed")
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    words = [*trained.words, "ui=true", "ask.open=false"]
-    folder = tmp_path_factory.mktemp("page")
+    command_line = [sys.executable, *words, "ui=true", "ask.open=false"]
     with subprocess.Popen(
-        [sys.executable, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
+        command_line, cwd=folder, env=env, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def page_url(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(trained.words, tmp_path_factory.mktemp("page")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chat_url(trained_on_chats, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same of a run with prompt=chat."""
+    words = [*trained_on_chats.words, "ask.max_new_tokens=6"]
+    with serving(words, tmp_path_factory.mktemp("chat")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +66,23 @@ def opened() -> Iterator[tuple[Any, list[str]]]:
         yield found
 
 
+def open_page(opened: tuple[Any, list[str]], url: str) -> Any:
+    page, _ = opened
+    page.goto(url)
+    page.get_by_label("Question").wait_for()
+    return page
+
+
 @pytest.fixture
 def page(opened: tuple[Any, list[str]], page_url: str) -> Any:
     """The page, just opened."""
-    page, _ = opened
-    page.goto(page_url)
-    page.get_by_label("Question").wait_for()
-    return page
+    return open_page(opened, page_url)
+
+
+@pytest.fixture
+def chat_page(opened: tuple[Any, list[str]], chat_url: str) -> Any:
+    """The page of a run with prompt=chat, just opened."""
+    return open_page(opened, chat_url)
 
 
 def allow(page: Any, tokens: str) -> None:
@@ -167,6 +195,70 @@ def test_stop_ends_the_answer_and_a_bad_question_is_said(page: Any) -> None:
     page.get_by_label("Question").fill("a </think> b")
     page.get_by_role("button", name="Ask both").click()
     page.get_by_text("which the model reads as a control token").first.wait_for()
+
+
+@pytest.mark.browser
+def test_a_conversation_of_two_turns(conversing: Responder, chat_page: Any) -> None:
+    assert "A further question is the next turn" in chat_page.content()
+    encoder = replace(conversing.encoder, sampling=Sampling(6, 0.0, 0.95, 0))
+    model = replace(conversing, encoder=encoder)
+    first = ask(chat_page, "A man of 54.")
+    expected = model.reply("A man of 54.", lambda _: False)
+    assert first["tuned answer"] == format_markdown(expected)
+    so_far = chat_page.locator(".prose.conversation")
+    so_far.filter(has_text=expected.answer).wait_for()
+    before = make_turns(expected)
+    second = ask(chat_page, "He is a smoker.")
+    for base, side in ((True, "base"), (False, "tuned")):
+        reply = model.reply("He is a smoker.", lambda _: False, base=base, before=before)
+        assert second[f"{side} answer"] == format_markdown(reply).strip()
+    so_far.filter(has_text="He is a smoker.").wait_for()
+    assert so_far.text_content().count("User") == 2
+    chat_page.get_by_role("button", name="New conversation").click()
+    so_far.wait_for(state="hidden")
+    assert ask(chat_page, "A man of 54.")["tuned answer"] == first["tuned answer"]
+
+
+def choose_example(page: Any, place: int) -> None:
+    page.get_by_text("Held-out cases of this run").wait_for()
+    page.locator("button.gallery-item, tr.tr-body").nth(place).click()
+
+
+@pytest.mark.browser
+def test_a_held_out_case_is_asked_by_a_click_and_its_reference_unfolds(
+    trained, page: Any, opened: tuple[Any, list[str]]
+) -> None:
+    assert "Each question is asked by itself" in page.content()
+    case = json.loads((trained.artifacts / "evaluation/record.json").read_text())["cases"][1]
+    choose_example(page, 1)
+    page.wait_for_function(
+        "text => document.querySelector('textarea').value === text", arg=case["question"]
+    )
+    reference = page.locator(".prose.reference")
+    assert not reference.is_visible()
+    page.get_by_text("What the case's author answers").click()
+    reference.wait_for()
+    words = re.findall(r"\w{4,}", case["reference"])
+    assert words == re.findall(r"\w{4,}", reference.text_content())
+    assert ask(page, case["question"])["tuned answer"] == case["tuned"]["text"]
+    assert opened[1] == []
+
+
+@pytest.mark.browser
+def test_a_held_out_conversation_is_asked_with_what_was_said_before(
+    trained_on_chats, chat_page: Any
+) -> None:
+    record = trained_on_chats.artifacts / "evaluation/record.json"
+    case = json.loads(record.read_text())["cases"][0]
+    choose_example(chat_page, 0)
+    last = case["turns"][-1][1]
+    chat_page.wait_for_function(
+        "text => document.querySelector('textarea').value === text", arg=last
+    )
+    so_far = chat_page.locator(".prose.conversation")
+    so_far.filter(has_text="You are a careful clinician.").wait_for()
+    answer = ask(chat_page, last)["tuned answer"]
+    assert case["tuned"]["text"].startswith(answer)
 
 
 def test_another_host_name_is_not_answered_and_the_policy_is_sent(page_url: str) -> None:
