@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import browser
+from helpers.chats import RECORDS, SHAREGPT, write_chat
 from helpers.commands import TinyRuns, command
 
 from medexp.audit import audit
@@ -219,3 +220,33 @@ def test_a_broken_mixture_costs_one_sentence(tmp_path: Path) -> None:
     )
     assert (status, output.count("\n")) == (2, 1)
     assert "dataset.mixture[0].use=medical does not exist" in output
+
+
+@pytest.mark.parametrize("reasons", [True, False])
+def test_an_audit_of_chats_says_who_speaks(
+    tiny_runs: TinyRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str], reasons: bool
+) -> None:
+    file = write_chat(tmp_path / "chats.json", SHAREGPT, reasons)
+    alone = {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}
+    file.write_text(json.dumps([*json.loads(file.read_text()), alone]))
+    words = ["dataset=local", f"dataset.path={file}", "dataset.held_out=2", "dataset.validation=0"]
+    more = ["dataset.max_cases=null", "dataset.turns=all", "prompt=chat"]
+    counts = {"count": RECORDS + 1, "several_turns": RECORDS, "with_system": RECORDS}
+    turns = {"system": RECORDS, "user": 2 * RECORDS + 1, "assistant": 2 * RECORDS + 1}
+    inspection = audited(tiny_runs, *words, *more)
+    assert inspection.as_dict()["conversations"] == counts | {"turns": turns}
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"{RECORDS + 1} conversations, {RECORDS} with several questions" in shown
+    assert f"{turns['user']} of user" in shown
+    page = Page((tiny_runs.root / "audited" / "audit.html").read_text())
+    text = " ".join(page.words.split())
+    assert f"with a system text{RECORDS}" in text
+    assert f"turns of assistant{turns['assistant']}" in text
+    assert ("earlier answers of a conversation" in text) is not reasons
+
+
+def test_questions_alone_are_no_conversations(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    inspection = audited(
+        tiny_runs, "dataset=local", f"dataset.path={written(tmp_path / 'cases.json', 12)}"
+    )
+    assert inspection.as_dict()["conversations"] is None
