@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import hub_stub
+from helpers.chats import OPENAI, SYSTEM, two_turns, write_chat
 from helpers.commands import TinyRuns, change_one_weight, command, invoke
 from helpers.hub_stub import Hub
 from omegaconf import OmegaConf
@@ -25,7 +26,8 @@ from medexp.cli.composition import extract_options
 from medexp.config.command_options import ExportOptions
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
-from medexp.data.prompts import render_question
+from medexp.data.cases import Turn
+from medexp.data.prompts import bind_prompt, render_question
 from medexp.errors import ConfigError, MachineError, ModelError, OutputError, RunError
 from medexp.export import export
 from medexp.system import machine
@@ -41,10 +43,10 @@ ROOT = Path(__file__).parents[1]
 class Finished:
     """A finished run of the tiny model, and exports of it in this process."""
 
-    def __init__(self, tiny_runs: TinyRuns, compose: Callable[..., Any]):
+    def __init__(self, tiny_runs: TinyRuns, compose: Callable[..., Any], *more: str):
         self.tiny_runs, self._compose = tiny_runs, compose
         words = tiny_runs.overrides(
-            "evaluation.answers=1", "training.learning_rate=1e-2", "lora=attention_only"
+            "evaluation.answers=1", "training.learning_rate=1e-2", "lora=attention_only", *more
         )
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
@@ -106,6 +108,21 @@ def finished(
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def of_chats(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_runs_in: Callable[..., TinyRuns],
+    compose: Callable[..., Any],
+    whole_vocabulary_model: Path,
+) -> Finished:
+    """A finished run on conversations, with prompt=chat."""
+    root = tmp_path_factory.mktemp("of_chats")
+    file = write_chat(root / "chats.jsonl", OPENAI, reasons=True)
+    local = ["dataset=local", f"dataset.path={file}", "dataset.held_out=2", "dataset.validation=0"]
+    more = [*local, "dataset.max_cases=null", "prompt=chat"]
+    return Finished(tiny_runs_in(root, whole_vocabulary_model), compose, *more)
 
 
 def _tokens(network: Any, ids: list[int]) -> list[int]:
@@ -182,6 +199,48 @@ def test_merged_weights_answer_as_base_and_adapter_do(
     assert _tokens(merged, ids) == _tokens(by_peft, ids)
 
 
+def test_an_export_of_a_chat_run_renders_conversations_as_they_were_trained(
+    of_chats: Finished, out: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    of_chats.export("last", out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    prompt = bind_prompt(
+        of_chats.tiny_runs.run("prompt=chat").prompt,
+        AutoTokenizer.from_pretrained(of_chats.tiny_runs.model),
+    )
+    turns = [Turn(role, words) for role, words in two_turns(3, reasons=False)[:-1]]
+    rendered = tokenizer.apply_chat_template(
+        [{"role": turn.role, "content": turn.text} for turn in turns],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert rendered == render_question(prompt, "", turns)
+    assert SYSTEM in rendered
+    card = (out / "README.md").read_text()
+    assert "It was trained on conversations" in card
+    # An export can be exported again, and has the same template then.
+    of_chats.export(out, tmp_path / "again")
+    again = (tmp_path / "again" / "chat_template.jinja").read_text()
+    assert again == (out / "chat_template.jinja").read_text()
+    of_chats.export("last", tmp_path / "ollama", "to=ollama", "export.quantisation=f16")
+    modelfile = (tmp_path / "ollama" / "Modelfile").read_text()
+    assert "{{ if .System }}" in modelfile
+    assert 'PARAMETER stop "<|im_end|>"' in modelfile
+
+
+def test_an_export_of_another_run_takes_a_system_message(finished: Finished, out: Path) -> None:
+    from transformers import AutoTokenizer
+
+    finished.export("last", out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    asked = render_question(finished.run.prompt, "Be brief.\n\nWhy?")
+    assert rendered == tokenizer.bos_token + asked
+
+
 def test_an_adapter_is_exported_whole_and_can_be_exported_again(
     finished: Finished, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,7 +296,8 @@ def test_ollama_gets_a_gguf_and_the_run_s_prompt(
         "smollm2_135m-tuned-q8_0.gguf",
     ]
     written = (out / "Modelfile").read_text()
-    prompt = finished.run.prompt.question.replace("{question}", "{{ .Prompt }}")
+    system = '{{ if .System }}{{ .System }}{{ "\\n\\n" }}{{ end }}'
+    prompt = finished.run.prompt.question.replace("{question}", f"{system}{{{{ .Prompt }}}}")
     assert f'TEMPLATE """{prompt}{{{{ .Response }}}}<|im_end|>"""' in written
     assert "FROM ./smollm2_135m-tuned-q8_0.gguf" in written
     assert 'PARAMETER stop "<|im_end|>"' in written

@@ -5,17 +5,22 @@ Both render a user's message as `data.prompts.render_question` renders a questio
 a served model sees what it was trained on. The Jinja template writes the BOS token, because chat
 endpoints add none. The Go template leaves it to the GGUF's add_bos_token. Earlier turns of a
 conversation are rendered as training texts are: prompt, answer, EOS.
+
+A run with prompt=chat carries the template of its tokenizer, which its texts were written by.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 
 from medexp.config.schema import Prompt
+from medexp.data.cases import Turn
+from medexp.data.chat_template import ChatTemplate, quote_for_jinja
+from medexp.data.prompts import ChatPrompt
 
 _QUESTION_FIELD = "{question}"
 # What Go would read as an action, and what a Modelfile would not keep.
 _GO_MARKS = re.compile(r'\{\{|\r|"""|"\Z')
-_NO_SYSTEM = "this model was trained without system messages: put everything into the user message"
+_OTHER_ROLE = "this model knows messages of system, user and assistant alone"
 
 
 def split_prompt(prompt: Prompt) -> tuple[str, str]:
@@ -26,32 +31,78 @@ def split_prompt(prompt: Prompt) -> tuple[str, str]:
 
 def render_jinja_template(prompt: Prompt) -> str:
     """Return a chat template: a user message is a question, an assistant message an answer that
-    ended. A system message is an error.
+    ended. A system message is said before the first user's, behind the prompt's own instruction,
+    as it stands in training texts.
+
+    With prompt=chat it is the template that training texts were written by.
     """
-    before, after = map(_quote_for_jinja, split_prompt(prompt))
-    user = f"{{{{ {before} + message['content'] + {after} }}}}"
+    if isinstance(prompt, ChatPrompt):
+        return prompt.template.source
+    before, after = map(quote_for_jinja, split_prompt(prompt))
+    user = f"{{{{ {before} + ns.system + message['content'] + {after} }}}}"
     return (
-        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user'"
-        f" %}}{user}{{% elif message['role'] == 'assistant' %}}{{{{ message['content'] + eos_token"
-        f" }}}}{{% else %}}{{{{ raise_exception({_quote_for_jinja(_NO_SYSTEM)}) }}}}{{% endif %}}"
+        "{{ bos_token }}{% set ns = namespace(system='') %}{% for message in messages %}"
+        "{% if message['role'] == 'system' or message['role'] == 'developer' %}"
+        "{% set ns.system = ns.system + message['content'] + '\\n\\n' %}"
+        f"{{% elif message['role'] == 'user' %}}{user}{{% set ns.system = '' %}}"
+        "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
+        f"{{% else %}}{{{{ raise_exception({quote_for_jinja(_OTHER_ROLE)}) }}}}{{% endif %}}"
         "{% endfor %}"
     )
 
 
-def _quote_for_jinja(text: str) -> str:
-    """Return `text` as a string literal that both Jinja and llama.cpp's Jinja parser understand."""
-    escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    return "'" + "".join(escapes.get(letter, letter) for letter in text) + "'"
-
-
-def render_go_template(prompt: Prompt, eos: str) -> str:
+def render_go_template(prompt: Prompt, eos: str, bos: str | None = None) -> str:
     """Return the TEMPLATE of a Modelfile.
 
-    `.Prompt` is the question. What follows `.Response` is only rendered for earlier turns.
+    `.Prompt` is the question, `.System` is said before it. What follows `.Response` is only
+    rendered for earlier turns. `bos` is what Ollama writes itself, from the GGUF.
     """
+    if isinstance(prompt, ChatPrompt):
+        return _render_go_chat(prompt.template, bos)
     before, after = (_GO_MARKS.sub(_escape_for_go, text) for text in split_prompt(prompt))
+    system = '{{ if .System }}{{ .System }}{{ "\\n\\n" }}{{ end }}'
     return (
-        f"{before}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}{_GO_MARKS.sub(_escape_for_go, eos)}"
+        f"{before}{system}{{{{ .Prompt }}}}{after}{{{{ .Response }}}}"
+        f"{_GO_MARKS.sub(_escape_for_go, eos)}"
+    )
+
+
+def adds_bos(prompt: Prompt, bos: str | None) -> bool:
+    """Return whether texts of `prompt` begin with the token `bos`, which a GGUF is told to add."""
+    if isinstance(prompt, ChatPrompt):
+        return bool(bos) and prompt.template.ask([Turn("user", "x")]).startswith(str(bos))
+    return True
+
+
+def _render_go_chat(template: ChatTemplate, bos: str | None) -> str:
+    """Return `template` in Go: what it writes around turns, found by marked ones.
+
+    A system text stands where the template has it in a conversation of one question.
+    """
+    system, user, answer, further = (
+        f"Medexp{word}Text" for word in ("One", "Two", "Three", "Four")
+    )
+    first = Turn("user", user)
+    instructed = template.ask([Turn("system", system), first]).removeprefix(bos or "")
+    alone = template.ask([first]).removeprefix(bos or "")
+    turns = [first, Turn("assistant", answer), Turn("user", further)]
+    later = template.ask(turns).removeprefix(bos or "")
+    before_system, _, rest = instructed.partition(system)
+    behind_system, plain = rest.partition(user)[0], alone.partition(user)[0]
+    asks = alone.partition(user)[2]
+    answered = later.partition(user)[2].partition(answer)[0]
+    ended = later.partition(answer)[2].partition(further)[0]
+
+    def go(text: str) -> str:
+        return _GO_MARKS.sub(_escape_for_go, text)
+
+    return (
+        f"{{{{ if .System }}}}{go(before_system)}{{{{ .System }}}}{go(behind_system)}"
+        f"{{{{ else }}}}{go(plain)}{{{{ end }}}}"
+        '{{ range $i, $m := .Messages }}{{ if eq .Role "user" }}{{ .Content }}'
+        f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{go(asks)}{{{{ else }}}}{go(answered)}"
+        f'{{{{ end }}}}{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{go(ended)}'
+        "{{ end }}{{ end }}"
     )
 
 

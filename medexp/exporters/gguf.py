@@ -45,11 +45,14 @@ _PRE_TOKENIZERS = {
 
 @dataclass(frozen=True)
 class GgufMetadata:
-    """What a GGUF says of its model beside the weights."""
+    """What a GGUF says of its model beside the weights; `adds_bos` where texts begin with the BOS
+    token.
+    """
 
     name: str
     licence: str
     shape: ModelShape
+    adds_bos: bool = True
 
 
 def find_pre_tokenizer(tokenizer_folder: Path) -> str:
@@ -99,7 +102,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(file, metadata.shape.family.value)
     try:
         _add_hyperparameters(writer, merged.base.config, metadata, gguf_type)
-        _add_tokenizer(writer, tokenizer_folder, metadata.shape.vocab)
+        _add_tokenizer(writer, tokenizer_folder, metadata.shape.vocab, metadata.adds_bos)
         rope_factors = _compute_rope_factors(merged.base.config, metadata.shape)
         if rope_factors:
             writer.add_tensor_info(
@@ -197,7 +200,7 @@ def _compute_rope_factors(config: Mapping[str, Any], shape: ModelShape) -> list[
     return factors
 
 
-def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
+def _add_tokenizer(writer: Any, folder: Path, vocab: int, adds_bos: bool) -> None:
     import gguf
 
     pre_tokenizer = find_pre_tokenizer(folder)
@@ -212,8 +215,9 @@ def _add_tokenizer(writer: Any, folder: Path, vocab: int) -> None:
     for name in ("bos", "eos", "pad"):
         if (token := tokenizer_files.read_special_token(folder, f"{name}_token")) in tokens:
             special.special_token_ids[name] = tokens.index(token)
-    # Every training text began with BOS, and no prompt ends with EOS.
-    special.add_special_token = {"bos": "bos" in special.special_token_ids, "eos": False}
+    # No prompt ends with EOS.
+    has_bos = adds_bos and "bos" in special.special_token_ids
+    special.add_special_token = {"bos": has_bos, "eos": False}
     special.add_to_gguf(writer, quiet=True)
 
 

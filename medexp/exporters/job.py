@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from medexp.config.command_options import ExportOptions, ExportTo
 from medexp.config.resolve import make_movable
-from medexp.config.schema import Bias, Quantisation, RunConfig
+from medexp.config.schema import Bias, Prompt, PromptForm, Quantisation, RunConfig
+from medexp.data import prompts
 from medexp.evaluation import scorecard
 from medexp.evaluation.leading_lines import make_leading_lines
 from medexp.evaluation.measures import lexicon
@@ -30,6 +31,7 @@ from medexp.exporters.merge import MergedWeights
 from medexp.exporters.serve_script import ServeSettings
 from medexp.models import adapter_files, backend, base_identity, weights
 from medexp.models.base_identity import BaseIdentity
+from medexp.models.tokenizer import load_tokenizer
 from medexp.reports.console_tables import make_harm_rows
 from medexp.reports.page_template import format_before, format_interval
 from medexp.system import hub
@@ -68,6 +70,22 @@ class ExportJob:
         return adapter_files.hide_path(
             adapter_files.read_base_identity(self.adapter, self.config.model), self.config.model
         )
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The run's prompt, with a chat template in the words of the run's tokenizer."""
+        if self.config.prompt.form is not PromptForm.chat:
+            return self.config.prompt
+        with self.console.status("loading the tokenizer"):
+            beside = weights.Weights(str(self.adapter), None)
+            stack = backend.load_transformers(self.config.hardware)
+            return prompts.bind_prompt(self.config.prompt, load_tokenizer(beside, stack))
+
+    @property
+    def bos(self) -> str | None:
+        """The token that a GGUF is told to begin every text with; None where there is none."""
+        bos = tokenizer_files.read_special_token(self.adapter, "bos_token")
+        return bos if chat_template.adds_bos(self.prompt, bos) else None
 
     @property
     def serve_settings(self) -> ServeSettings:
@@ -112,7 +130,7 @@ class ExportJob:
 def write_export(job: ExportJob, folder: Path) -> None:
     """Write everything that the export consists of into `folder`."""
     to = job.options.to
-    jinja_template = chat_template.render_jinja_template(job.config.prompt)
+    jinja_template = chat_template.render_jinja_template(job.prompt)
     tokenizer_files.copy_tokenizer(job.adapter, folder, jinja_template)
     if to in GGUF_TARGETS:
         files = _write_gguf(job, folder)
@@ -173,7 +191,8 @@ def _write_merged(job: ExportJob, folder: Path) -> dict[str, str]:
 def _write_gguf(job: ExportJob, folder: Path) -> dict[str, str]:
     gguf_type = job.options.quantisation
     file = folder / f"{job.name}-{gguf_type.value}.gguf"
-    metadata = gguf_file.GgufMetadata(job.name, job.config.model.licence, job.config.model.shape)
+    licence, shape = job.config.model.licence, job.config.model.shape
+    metadata = gguf_file.GgufMetadata(job.name, licence, shape, adds_bos=job.bos is not None)
     tensors = len(job.merged.names)
     if gguf_type in SUPPORTED_TYPES:
         with job.console.progress(f"writing a GGUF in {gguf_type.value}", tensors) as advance:
@@ -209,7 +228,7 @@ def _render_modelfile(job: ExportJob, gguf_name: str) -> str:
     ]
     return chat_template.render_modelfile(
         gguf_name,
-        chat_template.render_go_template(job.config.prompt, eos),
+        chat_template.render_go_template(job.prompt, eos, job.bos),
         parameters,
         job.config.model.licence,
         comments,

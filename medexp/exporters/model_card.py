@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from medexp.config import dataset_sources
 from medexp.config.schema import Lora, RunConfig, Training
+from medexp.config.schema import Lora, PromptForm, RunConfig
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
 # The Hub's identifier for each licence that conf/model names.
@@ -110,6 +111,12 @@ def _list_sources(config: RunConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _render_prompt(config: RunConfig) -> str:
+    if config.prompt.form is PromptForm.chat:
+        answer = _fence_text(config.prompt.completion)
+        return (
+            "It was trained on conversations, written by the chat template that lies beside it; a"
+            f" system message may stand first. An answer with reasoning is written so:\n\n{answer}"
+        )
     about = (
         "It was trained on this text around a question, BOS before it, and on no other;"
         " `{question}` is the user's text."
