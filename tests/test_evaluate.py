@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.chats import OPENAI, write_chat
 from helpers.commands import TinyRuns, change_one_weight, command, invoke
 from omegaconf import OmegaConf
 
@@ -18,7 +19,7 @@ from medexp import evaluate as evaluate_module
 from medexp.cli.composition import extract_options
 from medexp.config.command_options import EvaluateOptions
 from medexp.config.resolve import resolve
-from medexp.config.schema import Benchmark
+from medexp.config.schema import Benchmark, Prompt
 from medexp.data.cases import Case, compute_digest
 from medexp.data.split import Split
 from medexp.errors import BadInput, ConfigError, DataError, MachineError, ModelError, RunError
@@ -43,9 +44,9 @@ ANSWERED = "eval/structure/after"
 class Finished:
     """A finished run of the tiny model, and evaluations of it in this process."""
 
-    def __init__(self, tiny_runs: TinyRuns, compose: Callable[..., Any]):
+    def __init__(self, tiny_runs: TinyRuns, compose: Callable[..., Any], *more: str):
         self.tiny_runs, self._compose = tiny_runs, compose
-        words = tiny_runs.overrides("evaluation.answers=2", "training.learning_rate=1e-2")
+        words = tiny_runs.overrides("evaluation.answers=2", "training.learning_rate=1e-2", *more)
         yaml = OmegaConf.to_yaml(compose(*words), resolve=True)
         self.result: TrainResult = train(
             tiny_runs.run(*words), invoke(tiny_runs.root / "train", words, yaml), Console()
@@ -188,14 +189,37 @@ def test_other_held_out_cases_than_the_run_s_are_pointed_out(
     assert "not those of the run" in " ".join(capsys.readouterr().err.split())
 
 
-def test_cases_of_a_run_from_before_they_had_statements_are_still_its_own(
+def test_a_run_on_conversations_is_evaluated_again_to_the_digit(
+    tmp_path: Path,
+    tiny_runs_in: Callable[..., TinyRuns],
+    compose: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = write_chat(tmp_path / "chats.jsonl", OPENAI, reasons=True)
+    local = ["dataset=local", f"dataset.path={file}", "dataset.held_out=4", "dataset.validation=0"]
+    more = ["dataset.turns=all", "dataset.max_cases=null", "prompt=chat", "evaluation.draws=1"]
+    of_chats = Finished(tiny_runs_in(tmp_path), compose, *local, *more)
+    scorecard = of_chats.evaluate("last", "evaluation.reuse_base=false")
+    assert "not those of the run" not in capsys.readouterr().err
+    for name in ("result/loss_before", "result/loss_after"):
+        measured = scorecard.find_result("loss_completion").comparison
+        assert measured is not None
+        value = measured.before if name.endswith("before") else measured.after
+        assert value == pytest.approx(of_chats.metrics[name], rel=1e-6)
+    folders = [of_chats.artifacts(run.info.run_id) for run in of_chats.tiny_runs.runs()]
+    records = [json.loads((folder / "evaluation/record.json").read_text()) for folder in folders]
+    assert records[0]["cases"] == records[-1]["cases"]
+
+
+def test_cases_of_a_run_from_before_they_had_statements_are_still_its_own(
+    prompt: Prompt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored = compute_digest([Case("Fever?", "Think.", "Rest.", {"condition": "flu"})])
     subject = SimpleNamespace(kept=SimpleNamespace(held_out=stored))
     for extra, is_named in (({"must_say": "flu"}, False), ({"ward": "4"}, True)):
         case = Case("Fever?", "Think.", "Rest.", {"condition": "flu"} | extra)
-        evaluate_module._point_out_other_cases(subject, Split((), (case,), 1, 0), Console())
+        sides = Split((), (case,), 1, 0)
+        evaluate_module._point_out_other_cases(subject, prompt, sides, Console())
         said = " ".join(capsys.readouterr().err.split())
         assert ("not those of the run" in said) is is_named
 
