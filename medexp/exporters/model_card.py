@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from omegaconf import OmegaConf
 
 from medexp.config import dataset_sources
-from medexp.config.schema import Lora, RunConfig, Training
-from medexp.config.schema import Lora, PromptForm, RunConfig
+from medexp.config.schema import Lora, PromptForm, RunConfig, Training
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
 # The Hub's identifier for each licence that conf/model names.
