@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medexp.comparison.comparison import ComparedRun, Cost, RunComparison, integrate_energy_wh
 from medexp.comparison.contrasts import EvaluatedRun
 from medexp.config.flatten import list_settings
+from medexp.config.former_values import fill_former_values
 from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Lora, Model, ModelShape, RunConfig, Tracking
 from medexp.errors import BadInput, RunError
@@ -198,7 +199,9 @@ def _count_trained_parameters(run: FinishedRun) -> int | None:
     if run.composed is None:
         return None
     try:
-        stored = OmegaConf.load(run.composed)
+        loaded = OmegaConf.load(run.composed)
+        assert isinstance(loaded, DictConfig)
+        stored = fill_former_values(loaded)
         shape = OmegaConf.to_object(
             OmegaConf.merge(
                 OmegaConf.structured(ModelShape), OmegaConf.select(stored, "model.shape")

@@ -8,6 +8,7 @@ leaves the new keys at these values is known by the same fingerprint as ever.
 from omegaconf import DictConfig, OmegaConf
 
 FORMER_VALUES: dict[str, object] = {
+    "model.shape.window": None,
     "dataset.validation": 0,
     "dataset.stratify_by": [],
     "dataset.format": "auto",

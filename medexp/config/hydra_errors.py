@@ -25,7 +25,8 @@ from medexp.config.other_names import translate_name
 from medexp.errors import closest, first_line, listing, nearest, suggestion
 
 _OWN = {
-    "model": "; weights of your own: model=local model.path=FOLDER",
+    "model": "; weights of your own: model=local model.path=FOLDER; of the Hub: model=hub"
+    " model.hub_id=OWNER/NAME",
     "dataset": "; cases of your own: dataset=local dataset.path=FILE",
 }
 _AS_IN = {list: "[A,B]", dict: "{A: B}"}

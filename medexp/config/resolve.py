@@ -81,20 +81,33 @@ def resolve(
 
 def fill_shape(cfg: DictConfig, launch_dir: Path) -> DictConfig:
     """Return `cfg` with the shape of a model that declares none, from the checkpoint at
-    `model.path`.
+    `model.path`; that of the Hub's is filled in before (`cli.hub_shape`).
 
     Raises: ConfigError without a path; ModelError if it cannot be read there.
     """
-    if not OmegaConf.is_missing(cfg, "model") and OmegaConf.is_missing(cfg.model, "shape"):
+    if lacks_shape(cfg):
         if cfg.model.path is None:
-            raise ConfigError(
-                f"model={cfg.model.name} has no shape: set model.path=FOLDER of a Transformers"
-                " checkpoint, or model.shape"
-            )
-        cfg = copy.deepcopy(cfg)
+            wanted = {
+                "local": "model.path=FOLDER of a Transformers checkpoint",
+                "hub": "model.hub_id=OWNER/NAME of a Transformers checkpoint",
+            }
+            how = wanted.get(cfg.model.name, " or ".join(wanted.values()))
+            raise ConfigError(f"model={cfg.model.name} has no shape: set {how}, or model.shape")
         shape = read_shape(Path(_make_absolute_path(cfg.model.path, launch_dir)))
-        cfg.model.shape = OmegaConf.merge(OmegaConf.structured(ModelShape), shape)
+        cfg = with_shape(cfg, shape)
     return cfg
+
+
+def lacks_shape(cfg: DictConfig) -> bool:
+    """Return whether the model of `cfg` declares no shape."""
+    return not OmegaConf.is_missing(cfg, "model") and OmegaConf.is_missing(cfg.model, "shape")
+
+
+def with_shape(cfg: DictConfig, shape: Mapping[str, object]) -> DictConfig:
+    """Return `cfg` with this shape of its model."""
+    made = copy.deepcopy(cfg)
+    made.model.shape = OmegaConf.merge(OmegaConf.structured(ModelShape), shape)
+    return made
 
 
 def _build_config(cfg: DictConfig, choices: Mapping[str, str]) -> RunConfig:

@@ -17,8 +17,17 @@ from medexp.config.fields import Group, SetOnce, config_fields, number
 
 
 class Family(Enum):
+    """The model_type of a decoder's config.json; `config.families` says how each is built."""
+
     llama = "llama"
     qwen2 = "qwen2"
+    qwen3 = "qwen3"
+    gemma3_text = "gemma3_text"
+    mistral = "mistral"
+    phi3 = "phi3"
+    granite = "granite"
+    olmo2 = "olmo2"
+    smollm3 = "smollm3"
 
 
 class Quantisation(Enum):
@@ -167,7 +176,10 @@ class Checkpointing(Enum):
 
 @dataclass
 class ModelShape(Group):
-    """The exact shape of a decoder; checked against the weights' own config before they load."""
+    """The exact shape of a decoder; checked against the weights' own config before they load.
+
+    `window` is how many tokens a sliding layer sees, null where none slides.
+    """
 
     inside: ClassVar[str] = "shape."
     family: Family = MISSING
@@ -179,6 +191,7 @@ class ModelShape(Group):
     ffn: int = number(1)
     vocab: int = number(1)
     tied_embeddings: bool = MISSING
+    window: int | None = number(1)
 
 
 @dataclass

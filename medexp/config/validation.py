@@ -10,6 +10,8 @@ from dataclasses import replace
 
 from medexp.config.adapter_init import explain_init, is_offered_init
 from medexp.config.flatten import format_value
+from medexp.config.families.registry import describe_family
+from medexp.config.families.sizes import PROJECTIONS, list_linear_sizes
 from medexp.config.levers import MEMORY_LEVERS
 from medexp.config.schema import (
     Benchmark,
@@ -19,7 +21,6 @@ from medexp.config.schema import (
     Device,
     Dtype,
     Engine,
-    Family,
     Optimizer,
     Overlong,
     PromptForm,
@@ -34,7 +35,6 @@ from medexp.system.units import bytes_of_gib, gib
 
 # Who answers: the base asked with the training prompt, the base asked its best way, the adapter.
 ARMS = ("base", "base_best", "tuned")
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # A word in braces in a prompt.
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -171,7 +171,8 @@ def _check_levers(config: RunConfig) -> Iterator[str]:
             " kept; lower one of them"
         )
     trains_streamed_biases = (
-        config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
+        describe_family(config.model.shape).has_attention_biases
+        and config.lora.bias is not Bias.none
     )
     if (config.lora.dora or trains_streamed_biases) and isinstance(streamed, int) and streamed > 0:
         given, without = (
@@ -220,13 +221,44 @@ def _check_optimizer(config: RunConfig) -> Iterator[str]:
 
 
 def _check_target_modules(config: RunConfig) -> Iterator[str]:
-    if not config.lora.target_modules:
-        yield f"lora.target_modules is empty; allowed are {listing(PROJECTIONS)}"
-    for name in config.lora.target_modules:
-        if name not in PROJECTIONS:
+    shape, targets = config.model.shape, config.lora.target_modules
+    allowed = list(dict.fromkeys((*PROJECTIONS, *list_linear_sizes(shape))))
+    if not targets:
+        yield f"lora.target_modules is empty; allowed are {listing(allowed)}"
+    for name in targets:
+        if name not in allowed:
             yield (
                 f"lora.target_modules has {name}; allowed are"
-                f" {listing(PROJECTIONS)}{nearest(name, PROJECTIONS)}"
+                f" {listing(allowed)}{nearest(name, allowed)}"
+            )
+    for fused in describe_family(shape).fused:
+        given = [name for name in fused.parts if name in targets]
+        if given and len(given) < len(fused.parts) and fused.name not in targets:
+            missing = [name for name in fused.parts if name not in given]
+            yield (
+                f"lora.target_modules has {listing(given)} without {listing(missing)}, and in"
+                f" model={config.model.name} they are one matrix, {fused.name}; name all of"
+                f" {listing(fused.parts)}, or none"
+            )
+
+
+def _check_family(config: RunConfig) -> Iterator[str]:
+    """Unsloth has no kernels of its own for some families, and some overflow in float16."""
+    hardware, family = config.hardware, config.model.shape.family.value
+    described = describe_family(config.model.shape)
+    if hardware.dtype is Dtype.float16 and not described.fits_float16:
+        yield (
+            f"hardware.dtype=float16 does not hold the activations of family {family}"
+            f" (model={config.model.name}); set hardware.dtype=bfloat16 on a card that has it (RTX"
+            " 30 series and later), or choose another model"
+        )
+    if hardware.engine is not Engine.unsloth or described.runs_fused_kernels:
+        return
+    for name in ("tile_mlp", "offload_activations"):
+        if getattr(hardware, name) is True:
+            yield (
+                f"hardware.{name}=true needs Unsloth's own kernels, which it has not for family"
+                f" {family} (model={config.model.name}); set it to auto or false"
             )
 
 
@@ -420,6 +452,7 @@ RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
     _check_levers,
     _check_optimizer,
     _check_target_modules,
+    _check_family,
     _check_prompt,
     _check_cases,
     _check_arms,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from medexp.config.families.sizes import list_linear_sizes
 from medexp.config.schema import Dtype, ModelShape
-from medexp.planning.memory_terms import list_linear_sizes
 
 # micro-batch x sequence of the products.
 TOKENS = (512, 2048, 4096, 8192)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from medexp.config.families.sizes import list_linear_sizes
 from medexp.config.schema import ModelShape
 
 _PREFIX = "base_model.model."
@@ -64,30 +65,16 @@ def find_misfits(
     for key, found in shapes.items():
         name, part = parse_tensor_key(key)
         match = re.fullmatch(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.(weight|bias)", name)
-        sides = _sides(shape).get(match[2]) if match else None
-        if match is None or sides is None or int(match[1]) >= shape.layers:
+        size = list_linear_sizes(shape).get(match[2]) if match else None
+        if match is None or size is None or int(match[1]) >= shape.layers:
             yield (
                 f"{name} is not a projection of the base, which has layers 0 to {shape.layers - 1}"
             )
             continue
-        rows, columns = sides
+        columns, rows = size
         wanted = {"lora_A": [rank, columns], "lora_B": [rows, rank]}.get(part, [rows])
         if list(found) != wanted:
             yield f"{part} of {name} is {_by(found)} and the base needs {_by(wanted)}"
-
-
-def _sides(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """Return rows (out) and columns (in) of every projection."""
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return {
-        "q_proj": (queries, shape.hidden),
-        "k_proj": (keys, shape.hidden),
-        "v_proj": (keys, shape.hidden),
-        "o_proj": (shape.hidden, queries),
-        "gate_proj": (shape.ffn, shape.hidden),
-        "up_proj": (shape.ffn, shape.hidden),
-        "down_proj": (shape.hidden, shape.ffn),
-    }
 
 
 def _by(sides: Sequence[int]) -> str:

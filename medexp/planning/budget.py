@@ -8,7 +8,16 @@ What is held for the whole run is exact (within 0.5 MiB of what torch allocates,
 from collections.abc import Callable
 from functools import cache
 
-from medexp.config.schema import Device, Engine, Family, Optimizer, Quantisation, RunConfig
+from medexp.config.families.registry import describe_family
+from medexp.config.families.sizes import (
+    count_beside_llama,
+    kv_width,
+    list_bias_widths,
+    list_linear_sizes,
+    list_norm_widths,
+    sum_attended,
+)
+from medexp.config.schema import Device, Engine, Optimizer, Quantisation, RunConfig
 from medexp.planning import unfused_memory
 from medexp.planning.memory_terms import (
     ALLOCATION_UNIT,
@@ -22,7 +31,6 @@ from medexp.planning.memory_terms import (
     count_lora_parameters,
     dequantised_bytes,
     hidden_state_bytes,
-    list_linear_sizes,
     round_to_allocation,
 )
 from medexp.planning.step_memory import is_offloaded, list_step_terms, waiting_bytes
@@ -113,31 +121,26 @@ def layer_bytes(config: RunConfig) -> tuple[int, int]:
         bytes for 16,384.
     """
     shape = config.model.shape
-    sizes = tuple(list_linear_sizes(shape).values())
+    sizes = tuple(inputs * outputs for inputs, outputs in list_linear_sizes(shape).values())
+    beside = (*list_norm_widths(shape), *list_bias_widths(shape))
     width = 0 if config.model.quantisation is Quantisation.nf4 else WIDTHS[config.hardware.dtype]
-    return _layer_bytes(
-        sizes, shape.family is Family.qwen2, width, config.hardware.device is Device.cpu
-    )
+    return _layer_bytes(sizes, beside, width, config.hardware.device is Device.cpu)
 
 
 @cache
 def _layer_bytes(
-    projections: tuple[tuple[int, int], ...], has_biases: bool, width: int, on_cpu: bool
+    sizes: tuple[int, ...], vectors: tuple[int, ...], width: int, on_cpu: bool
 ) -> tuple[int, int]:
-    """Return `layer_bytes` of these sizes; `width` bytes a weight, 0 for NF4, where norms and
-    biases have 2."""
+    """Return `layer_bytes` of matrices of these sizes, and norms and biases of these widths
+    (`vectors`); `width` bytes a weight, 0 for NF4, where norms and biases have 2."""
     held = _exactly_bytes if on_cpu else round_to_allocation
-    (hidden, query), (_, kv), *_ = projections
-    sizes = [inputs * outputs for inputs, outputs in projections]
-    beside = width or 2
-    norms = 2 * held(beside * hidden)
-    biases = held(beside * query) + 2 * held(beside * kv) if has_biases else 0
+    beside = sum(held((width or 2) * numbers) for numbers in vectors)
     if width:
-        return sum(held(width * size) for size in sizes) + norms + biases, 0
+        return sum(held(width * size) for size in sizes) + beside, 0
     weights = sum(held(size // 2) for size in sizes)
     scales = [size // NF4_BLOCK for size in sizes]
     nested = sum(held(4 * -(-scale // NESTED_BLOCK)) + 2 * ALLOCATION_UNIT for scale in scales)
-    return weights + norms + biases, sum(map(held, scales)) + nested
+    return weights + beside, sum(map(held, scales)) + nested
 
 
 def _exactly_bytes(num_bytes: int) -> int:
@@ -159,7 +162,7 @@ def _list_weight_terms(config: RunConfig, levers: Levers) -> list[Term]:
     kept = WIDTHS[config.hardware.dtype]
     width = 4 if _casts_to_float32(config) else kept
     table = width * shape.vocab * shape.hidden
-    norms = (width - kept) * 2 * shape.layers * shape.hidden + width * shape.hidden
+    norms = (width - kept) * shape.layers * sum(list_norm_widths(shape)) + width * shape.hidden
     exact = "declared shape, exact"
     embedding_place = Place.host if levers.embedding_on_host else Place.gpu
     return [
@@ -244,6 +247,7 @@ def _list_evaluation_terms(config: RunConfig, _: Levers) -> list[Term]:
     head = 2 * shape.vocab * shape.hidden if _casts_to_float32(config) else 0
     logits = 10 * EVALUATION_CHUNK_TOKENS * shape.vocab
     forward = 2 * tokens * (EVALUATION_PER_HIDDEN * shape.hidden + EVALUATION_PER_FFN * shape.ffn)
+    forward += 2 * tokens * count_beside_llama(shape)
     measuring = head + int(EVALUATION_FACTOR * max(logits, forward)) + EVALUATION_SLACK
     if config.lora.dora:
         measuring = max(
@@ -286,7 +290,7 @@ def _list_answering_terms(config: RunConfig) -> list[Term]:
     )
     rotary = (
         4 * (POSITIONS - POSITIONS_AT_FIRST) * config.model.shape.head_dim
-        if config.hardware.engine is Engine.unsloth
+        if _answers_with_unsloth(config)
         else 0
     )
     return [
@@ -320,15 +324,29 @@ def _answering_bytes(config: RunConfig, questions: int, longest: int) -> tuple[i
     shape = config.model.shape
     new_tokens = config.evaluation.max_new_tokens
     tokens = questions * longest
-    is_unsloth = config.hardware.engine is Engine.unsloth
+    is_unsloth = _answers_with_unsloth(config)
     room = -(-new_tokens // CACHE_BLOCK_TOKENS) * CACHE_BLOCK_TOKENS if is_unsloth else new_tokens
-    a_token = 4 * shape.layers * shape.kv_heads * shape.head_dim
-    cache = a_token * (tokens * (2 if is_unsloth else 1) + questions * room)
-    forward = 2 * tokens * 3 * (shape.hidden + shape.ffn)
+    a_token = 4 * kv_width(shape)
+    # Unsloth's own keep the whole text in every layer, Transformers' a window in those that slide.
+    cache = a_token * (
+        shape.layers * (2 * tokens + questions * room)
+        if is_unsloth
+        else questions * sum_attended(shape, longest + room)
+    )
+    forward = 2 * tokens * (3 * (shape.hidden + shape.ffn) + count_beside_llama(shape))
     return (
         cache,
         (unfused_memory.forward_bytes(config, tokens) if config.lora.dora else forward)
         + ANSWERING_SLACK,
+    )
+
+
+def _answers_with_unsloth(config: RunConfig) -> bool:
+    """Return whether answers are made by Unsloth's own loop; of families without its kernels it
+    leaves them to Transformers."""
+    return (
+        config.hardware.engine is Engine.unsloth
+        and describe_family(config.model.shape).runs_fused_kernels
     )
 
 

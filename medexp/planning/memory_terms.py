@@ -2,13 +2,13 @@
 arithmetic.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache, cached_property
-from types import MappingProxyType
+from functools import cached_property
 from typing import NamedTuple
 
+from medexp.config.families.sizes import list_linear_sizes, name_targets
 from medexp.config.schema import Dtype, ModelShape, RunConfig
 
 # bytes a number; float32 runs on a CPU alone
@@ -144,49 +144,24 @@ def _compute_peak(held: Iterable[tuple[int, ...]]) -> int:
 
 
 def dequantised_bytes(shape: ModelShape) -> int:
-    """Return the bytes of the largest projection of a layer in 16 bits: what Unsloth makes of a
+    """Return the bytes of the largest matrix of a layer in 16 bits: what Unsloth makes of a
     quantised weight for a product."""
-    return 2 * shape.ffn * shape.hidden
+    return 2 * max(inputs * outputs for inputs, outputs in list_linear_sizes(shape).values())
 
 
-def list_linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """Return (in, out) of every projection of a decoder layer, the query's first, then the
-    key's."""
-    return _list_linear_sizes(
-        shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.ffn
-    )
-
-
-@cache
-def _list_linear_sizes(hidden: int, query: int, kv: int, ffn: int) -> Mapping[str, tuple[int, int]]:
-    return MappingProxyType(
-        {
-            "q_proj": (hidden, query),
-            "k_proj": (hidden, kv),
-            "v_proj": (hidden, kv),
-            "o_proj": (query, hidden),
-            "gate_proj": (hidden, ffn),
-            "up_proj": (hidden, ffn),
-            "down_proj": (ffn, hidden),
-        }
-    )
-
-
-def count_layer_parameters(shape: ModelShape) -> int:
-    """Return how many weights the projections of one decoder layer have."""
-    return sum(inputs * outputs for inputs, outputs in list_linear_sizes(shape).values())
+def list_trained_sizes(config: RunConfig) -> list[tuple[int, int]]:
+    """Return (in, out) of every matrix of a layer that has an adapter."""
+    shape = config.model.shape
+    trained = name_targets(shape.family, config.lora.target_modules)
+    return [size for name, size in list_linear_sizes(shape).items() if name in trained]
 
 
 def count_lora_parameters(config: RunConfig) -> int:
     """Return the number of trained parameters: r x (in + out) a projection, and a magnitude an
     output with DoRA."""
-    sizes = [
-        size
-        for name, size in list_linear_sizes(config.model.shape).items()
-        if name in config.lora.target_modules
-    ]
+    shape, sizes = config.model.shape, list_trained_sizes(config)
     magnitudes = sum(outputs for _, outputs in sizes) if config.lora.dora else 0
-    return config.model.shape.layers * (config.lora.r * sum(map(sum, sizes)) + magnitudes)
+    return shape.layers * (config.lora.r * sum(map(sum, sizes)) + magnitudes)
 
 
 def round_to_allocation(num_bytes: int) -> int:

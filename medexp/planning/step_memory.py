@@ -6,6 +6,12 @@ below -0.6 % (benchmarks/vram says on which points, and the error on the others)
 sequence.
 """
 
+from medexp.config.families.sizes import (
+    count_beside_llama,
+    is_on_whole_mlp,
+    kv_width,
+    query_width,
+)
 from medexp.config.schema import Checkpointing, Device, Engine, RunConfig
 from medexp.planning.memory_terms import (
     WIDTHS,
@@ -19,7 +25,6 @@ from medexp.planning.memory_terms import (
 )
 from medexp.planning.unfused_memory import (
     EAGER_FACTOR,
-    MLP,
     compiled_step_bytes,
     is_fused,
     is_in_mlp,
@@ -102,7 +107,7 @@ def is_shortened(config: RunConfig) -> bool:
     is_plain = (
         is_fused(config)
         and config.lora.dropout == 0
-        and set(MLP) <= set(config.lora.target_modules)
+        and is_on_whole_mlp(config.model.shape.family, config.lora.target_modules)
     )
     return is_offloaded(config) and is_plain and not config.hardware.recompute_last_product
 
@@ -173,18 +178,22 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
     if not is_fused(config):
         return compiled_step_bytes(config, tokens)
     shape = config.model.shape
-    weight = dequantised_bytes(shape)
+    weight, beside = dequantised_bytes(shape), 2 * tokens * count_beside_llama(shape)
     if is_in_mlp(config):
-        again = 2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn)
+        again = (
+            2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn) + beside
+        )
         backward = (
             2 * tokens * (BACKWARD_PER_HIDDEN * shape.hidden + BACKWARD_PER_FFN * shape.ffn)
             + weight
+            + beside
         )
         layer, is_whole = max(again, backward), not is_shortened(config)
     else:
         layer = (
             2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + ATTENTION_ALONE_PER_FFN * shape.ffn)
             + weight
+            + beside
         )
         is_whole = False
     per_hidden, weights, fixed = SLACK_WITH_LAST_PRODUCT if is_whole else SLACK
@@ -211,10 +220,12 @@ def _eager_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int, i
         (TILED_PER_HIDDEN, TILED_PER_FFN) if levers.tiled_mlp else (EAGER_PER_HIDDEN, EAGER_PER_FFN)
     )
     tile = count_largest_tile(shape.hidden, tokens) if levers.tiled_mlp else tokens
+    beside = 2 * tokens * count_beside_llama(shape)
     slope = int(
         2 * (EAGER_SLOPE_HIDDEN * tokens * shape.hidden + EAGER_SLOPE_FFN * tile * shape.ffn)
+        + beside
     )
-    fixed = EAGER_PER_WEIGHT * dequantised_bytes(shape) + EAGER_FIXED
+    fixed = EAGER_PER_WEIGHT * dequantised_bytes(shape) + EAGER_FIXED + beside
     fitted = int(2 * (per_hidden * tokens * shape.hidden + per_ffn * tile * shape.ffn) + fixed)
     return slope, (
         fitted if is_fused(config) else int(EAGER_FACTOR * fitted) + product_bytes(config, tokens)
@@ -234,8 +245,9 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
 def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(config, tokens))) + WAITING_FIXED
+    beside_llama = count_beside_llama(config.model.shape)
     layer_bytes = (
-        2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn)
+        2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn + beside_llama)
         if is_fused(config)
         else compiled_step_bytes(config, tokens)[0]
     )
@@ -252,13 +264,14 @@ def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
     shape = config.model.shape
     limit = config.training.max_seq_tokens
     padded = count_attended_tokens(tokens // limit, limit)
-    query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    query, kv = query_width(shape), kv_width(shape)
     return (
         [tokens * shape.hidden] * 5
         + [tokens * kv] * 2
         + [padded * query] * 2
         + [padded * kv] * 2
         + [tokens * shape.ffn] * 2
+        + [tokens * beside for beside in (count_beside_llama(shape),) if beside]
     )
 
 
@@ -289,7 +302,15 @@ def _list_plain_terms(config: RunConfig, tokens: int) -> list[Term]:
     layer_fixed = int(2 * PLAIN_PER_WEIGHT * shape.hidden * shape.ffn) + PLAIN_FIXED
     in_loss = (int(2 * tokens * LOSS_PER_HIDDEN * shape.hidden), max(0, loss_fixed))
     in_layer = (
-        int(2 * tokens * (PLAIN_PER_HIDDEN * shape.hidden + PLAIN_PER_FFN * shape.ffn)),
+        int(
+            2
+            * tokens
+            * (
+                PLAIN_PER_HIDDEN * shape.hidden
+                + PLAIN_PER_FFN * shape.ffn
+                + count_beside_llama(shape)
+            )
+        ),
         layer_fixed,
     )
     activations, fixed = max(in_loss, in_layer, key=sum)
@@ -318,7 +339,8 @@ def _list_unchunked_terms(config: RunConfig, tokens: int) -> list[Term]:
     shape, training, width = config.model.shape, Phase.training, WIDTHS[config.hardware.dtype]
     is_off = config.training.gradient_checkpointing is Checkpointing.off
     saved = EAGER_FACTOR if config.lora.dora else 1
-    a_layer = int(saved * width * tokens * CPU_PER_LAYER * (shape.hidden + shape.ffn))
+    per_token = CPU_PER_LAYER * (shape.hidden + shape.ffn) + count_beside_llama(shape)
+    a_layer = int(saved * width * tokens * per_token)
     hidden_states = 0 if is_off else width * shape.layers * tokens * shape.hidden
     measured = "fitted on a CPU, benchmarks/vram"
     return [

@@ -7,9 +7,10 @@ rates are the card's own, published in its preset or measured by `medexp.calibra
 
 from dataclasses import dataclass, replace
 
+from medexp.config.families.sizes import count_layer_parameters, query_width, sum_attended
 from medexp.config.schema import ModelShape, Quantisation, RunConfig
 from medexp.planning.budget import Budgets, streamed_link_bytes
-from medexp.planning.memory_terms import Budget, Levers, count_layer_parameters
+from medexp.planning.memory_terms import Budget, Levers
 from medexp.planning.step_memory import is_shortened
 
 # What is left of a measured step after products at the rate that medexp.calibrate measures,
@@ -179,7 +180,7 @@ def _effective_rates(config: RunConfig) -> tuple[float, float, float]:
 
 def _flops_per_token(shape: ModelShape, seq: int, recomputed: float) -> float:
     # causal: half of 4 x seq x width, a layer and forward pass
-    attention = 2 * seq * shape.heads * shape.head_dim
+    attention = 2 * (sum_attended(shape, seq) / shape.layers) * query_width(shape)
     return shape.layers * (
         (4 + 2 * recomputed) * count_layer_parameters(shape) + (3.5 + recomputed) * attention
     ) + (4 * shape.vocab * shape.hidden)

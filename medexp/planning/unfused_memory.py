@@ -1,16 +1,17 @@
-"""What DoRA and trained biases take on a card: neither goes through Unsloth's fused kernels, so
-more is kept for the backward pass.
+"""What DoRA, trained biases, and families without fused kernels in Unsloth take on a card: more is
+kept for the backward pass.
 
 PEFT's DoRA also makes the adapter's whole product of each projection from an identity matrix, in
 float32 and anew in every pass (peft.tuners.lora.dora); in compiled layers the matrix is never made.
 Fitted on 17 points (benchmarks/vram, grid_unfused.json).
 """
 
-from medexp.config.schema import Bias, Engine, Family, RunConfig
-from medexp.planning.memory_terms import list_linear_sizes
+from medexp.config.families.registry import describe_family
+from medexp.config.families.sizes import count_beside_llama, is_on_mlp
+from medexp.config.schema import Bias, Engine, RunConfig
+from medexp.planning.memory_terms import list_trained_sizes
 from medexp.system.units import MIB
 
-MLP = ("gate_proj", "up_proj", "down_proj")
 # Compiled layers, bytes reserved in a step: 12 points with DoRA, between -1.0 and +1.8 % of the
 # whole, and 5 with trained biases, between -0.3 and +3.0 %. An MLP without an adapter is as it is
 # without DoRA.
@@ -30,7 +31,8 @@ FORWARD_FACTOR, FORWARD_SLACK = 1.1, 100 * MIB
 
 def is_fused(config: RunConfig) -> bool:
     """Return whether the adapter's products run in Unsloth's own kernels."""
-    return not config.lora.dora and config.lora.bias is Bias.none
+    is_plain = not config.lora.dora and config.lora.bias is Bias.none
+    return is_plain and describe_family(config.model.shape).runs_fused_kernels
 
 
 def can_stream(config: RunConfig) -> bool:
@@ -38,7 +40,8 @@ def can_stream(config: RunConfig) -> bool:
     weights on the card (a CUDA error in PEFT), nor where biases of a streamed layer would be
     trained."""
     trains_its_biases = (
-        config.model.shape.family is Family.qwen2 and config.lora.bias is not Bias.none
+        describe_family(config.model.shape).has_attention_biases
+        and config.lora.bias is not Bias.none
     )
     return (
         config.hardware.engine is Engine.unsloth and not config.lora.dora and not trains_its_biases
@@ -50,10 +53,12 @@ def compiled_step_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
     all that is reserved."""
     shape = config.model.shape
     if not config.lora.dora:
-        slope = int(2 * tokens * (BIAS_PER_HIDDEN * shape.hidden + BIAS_PER_FFN * shape.ffn))
+        per_token = BIAS_PER_HIDDEN * shape.hidden + BIAS_PER_FFN * shape.ffn
+        slope = int(2 * tokens * (per_token + count_beside_llama(shape)))
         return slope, slope + BIAS_FIXED
     per_ffn = DORA_PER_FFN if is_in_mlp(config) else DORA_PER_FFN_BESIDE
-    slope = int(2 * tokens * (DORA_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn))
+    per_token = DORA_PER_HIDDEN * shape.hidden + per_ffn * shape.ffn
+    slope = int(2 * tokens * (per_token + count_beside_llama(shape)))
     return slope, slope + int(DORA_PER_WEIGHT * _find_largest_weight(config)) + DORA_FIXED
 
 
@@ -64,7 +69,7 @@ def product_bytes(config: RunConfig, tokens: int) -> int:
         return 0
     takes = (
         inputs * (IDENTITY * inputs + PRODUCT * outputs + PRODUCT_PER_INPUT * tokens)
-        for inputs, outputs in _list_trained_sizes(config)
+        for inputs, outputs in list_trained_sizes(config)
     )
     return max(takes) + PRODUCT_FIXED
 
@@ -80,18 +85,10 @@ def forward_bytes(config: RunConfig, tokens: int) -> int:
     )
 
 
-def _list_trained_sizes(config: RunConfig) -> list[tuple[int, int]]:
-    return [
-        size
-        for name, size in list_linear_sizes(config.model.shape).items()
-        if name in config.lora.target_modules
-    ]
-
-
 def _find_largest_weight(config: RunConfig) -> int:
-    return max(inputs * outputs for inputs, outputs in _list_trained_sizes(config))
+    return max(inputs * outputs for inputs, outputs in list_trained_sizes(config))
 
 
 def is_in_mlp(config: RunConfig) -> bool:
     """Return whether any projection of the MLP has an adapter."""
-    return bool(set(MLP) & set(config.lora.target_modules))
+    return is_on_mlp(config.model.shape.family, config.lora.target_modules)

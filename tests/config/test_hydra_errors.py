@@ -44,8 +44,10 @@ TYPED = [
         "model=unsloth/Llama-3.2-1B",
         "model=unsloth/Llama-3.2-1B does not exist; there are deepseek_r1_distill_llama_8b, "
         "deepseek_r1_distill_qwen_14b, deepseek_r1_distill_qwen_1_5b, "
-        "deepseek_r1_distill_qwen_32b, llama_3_2_3b, local, smollm2_135m; "
-        "weights of your own: model=local model.path=FOLDER",
+        "deepseek_r1_distill_qwen_32b, gemma3_4b_it, hub, llama_3_1_8b_instruct, llama_3_2_3b, "
+        "local, medgemma_4b_it, mistral_7b_instruct, phi_4_mini, qwen3_4b, qwen3_8b, smollm2_135m; "
+        "weights of your own: model=local model.path=FOLDER; "
+        "of the Hub: model=hub model.hub_id=OWNER/NAME",
     ),
     ("+debug=fast", "debug is there already; write debug=OPTION, once and without a +"),
     ("debug=zzz", "debug=zzz does not exist; there are fast, overfit"),
@@ -61,7 +63,8 @@ TYPED = [
         "constant_with_warmup; did you mean linear?",
     ),
     ("model.shape.family=gemma",
-     "model.shape.family=gemma is not allowed; allowed are llama, qwen2"),
+     "model.shape.family=gemma is not allowed; allowed are llama, qwen2, qwen3, gemma3_text,"
+     " mistral, phi3, granite, olmo2, smollm3; did you mean gemma3_text?"),
     ("lora.r=abc",
      "lora.r: Value 'abc' of type 'str' could not be converted to Integer; allowed is int"),
     ("lora.r=1.5",

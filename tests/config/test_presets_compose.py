@@ -25,8 +25,9 @@ OPTIONS = sorted(
     for group in GROUPS
     for file in group.glob("*.yaml")
 )
-# which has no shape before a file is read
-MODELS = [option for group, option in OPTIONS if group == "model" and option != "local"]
+# which have no shape before a file is read
+WITHOUT_SHAPE = ("local", "hub")
+MODELS = [option for group, option in OPTIONS if group == "model" and option not in WITHOUT_SHAPE]
 PRESETS = [option for group, option in OPTIONS if group == "hardware" and option != "auto"]
 
 # What an option needs beside it, as its own comment or the message against it says.
@@ -103,7 +104,11 @@ def test_hydra_s_own_groups_are_ours():
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [each for each in OPTIONS if each[0] != "hardware" and each != ("model", "local")],
+    [
+        (group, option)
+        for group, option in OPTIONS
+        if group != "hardware" and not (group == "model" and option in WITHOUT_SHAPE)
+    ],
 )
 def test_every_option_resolves(resolved, group, option):
     run = resolved(f"{group}={option}", *NEEDS.get((group, option), []))
@@ -113,8 +118,13 @@ def test_every_option_resolves(resolved, group, option):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_preset_runs_every_model(resolved, preset, model):
-    run = resolved(f"hardware={preset}", f"model={model}")
+def test_every_preset_runs_every_model(resolved, problems, preset, model):
+    words = [f"hardware={preset}", f"model={model}"]
+    if preset == "t4_16gb" and "gemma" in model:
+        (problem,) = problems(*words)
+        assert "hardware.dtype=float16 does not hold the activations of family gemma3" in problem
+        return
+    run = resolved(*words)
     assert (run.hardware.name, run.model.name) == (preset, model)
 
 

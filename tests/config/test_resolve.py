@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from medexp.config.families.sizes import PROJECTIONS
 from medexp.config.resolve import SHIPPED, build_kept_yaml, make_paths_absolute
 from medexp.config.schema import Dtype, Engine
-from medexp.config.validation import PROJECTIONS, RULES
+from medexp.config.validation import RULES
 from medexp.errors import ConfigError, MachineError
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
@@ -144,6 +145,30 @@ BROKEN = {
             ["lora.target_modules has qproj", f"allowed are {ALL_PROJECTIONS}",
              "did you mean q_proj?"],
         ),
+        (
+            [CARD, "model=phi_4_mini", "lora.target_modules=[q_proj,v_proj]"],
+            ["lora.target_modules has q_proj, v_proj without k_proj",
+             "in model=phi_4_mini they are one matrix, qkv_proj", "q_proj, k_proj, v_proj"],
+        ),
+        (
+            [CARD, "model=phi_4_mini", "lora.target_modules=[qkv]"],
+            ["lora.target_modules has qkv", "qkv_proj, gate_up_proj"],
+        ),
+    ],
+    "_check_family": [
+        (
+            [CARD, "model=gemma3_4b_it", "hardware.dtype=float16"],
+            ["hardware.dtype=float16 does not hold the activations of family gemma3_text",
+             "(model=gemma3_4b_it)", "set hardware.dtype=bfloat16"],
+        ),
+        *(
+            (
+                [CARD, "model=phi_4_mini", f"hardware.{lever}=true"],
+                [f"hardware.{lever}=true needs Unsloth's own kernels", "for family phi3",
+                 "set it to auto or false"],
+            )
+            for lever in ("tile_mlp", "offload_activations")
+        ),
     ],
     "_check_prompt": [
         (["prompt.question=Answer."], ["prompt.question must hold {question} exactly once"]),
@@ -269,6 +294,8 @@ def test_a_broken_rule_names_the_key_and_what_is_allowed(problems, overrides, sa
             "hardware.offload_embedding=false",
         ],
         [f"lora.target_modules=[{','.join(PROJECTIONS[:1])}]"],
+        [CARD, "model=phi_4_mini", "lora=attention_only"],
+        [CARD, "model=phi_4_mini", "lora.target_modules=[qkv_proj]"],
         ["prompt=direct"],
         ["prompt=direct", "dataset.columns.reasoning=null"],
         ["prompt.question='50 {%} of {question}, {}'"],

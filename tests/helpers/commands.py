@@ -87,7 +87,7 @@ def write_tiny_model(folder: Path, tokenizer: Any, tokens: int = TOKENS) -> Path
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _keep_first(tokens, folder / "tokenizer.json")
+    keep_first(tokens, folder / "tokenizer.json")
     return folder
 
 
@@ -101,7 +101,7 @@ def change_one_weight(folder: Path, place: tuple[int, int] = (0, 0)) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def _keep_first(tokens: int, file: Path) -> None:
+def keep_first(tokens: int, file: Path) -> None:
     """Byte-pair encoding numbers its tokens as it merges them, so that the first ones are a
     vocabulary of their own.
     """

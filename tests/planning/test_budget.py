@@ -9,12 +9,12 @@ from statistics import median
 import pytest
 
 from medexp.config.changes import change_values
+from medexp.config.families.sizes import count_layer_parameters
 from medexp.planning.budget import compute_budget, fits_answering_plan, layer_bytes
 from medexp.planning.memory_terms import (
     Levers,
     Phase,
     Place,
-    count_layer_parameters,
     count_lora_parameters,
     dequantised_bytes,
 )

@@ -25,6 +25,13 @@ MODELS = [
     "deepseek_r1_distill_qwen_1_5b",
     "llama_3_2_3b",
     "deepseek_r1_distill_llama_8b",
+    "qwen3_4b",
+    "qwen3_8b",
+    "gemma3_4b_it",
+    "medgemma_4b_it",
+    "llama_3_1_8b_instruct",
+    "mistral_7b_instruct",
+    "phi_4_mini",
 ]
 
 
@@ -37,6 +44,8 @@ def on_laptop(resolved) -> RunConfig:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_a_plan_that_fits_every_card(resolved, preset, model):
+    if preset == "t4_16gb" and "gemma" in model:
+        pytest.skip("it is refused there: tests/config/test_presets_compose.py")
     run = resolved(f"hardware={preset}", f"model={model}")
     chosen, runners_up = planner.choose_plan(run)
     for plan in (chosen, *runners_up):
