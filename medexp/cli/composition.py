@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from medexp.cli.hub_shape import fill_hub_shape
 from medexp.cli.output_dir import make_unique_folder
 from medexp.config import hydra_errors
 from medexp.config.command_line import make_readable
@@ -114,7 +115,7 @@ def build_call(
     assert isinstance(options, command.options_class)
     if command.recompose is not None:
         cfg, run = command.recompose(cfg, options, overrides)
-    cwd = Path(runtime.cwd)
+    cwd, cfg = Path(runtime.cwd), fill_hub_shape(cfg)
     config = resolve(cfg, machine.read(), cwd, runtime.choices, command.needs_card)
     invocation = Invocation(
         output_dir=output_dir,

@@ -15,6 +15,7 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from medexp.cli.hub_shape import fill_hub_shape
 from medexp.config import flatten
 from medexp.config.former_values import FORMER_VALUES
 from medexp.config.resolve import fill_shape, make_paths_absolute
@@ -287,7 +288,8 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
         f" ({labels.format_params(trial.params)}): {figures}; {duration} of training in all.\n"
         f"  python -m medexp.train --config-dir {folder} experiment=best"
     )
-    cfg = fill_shape(spec.compose(study.space.overrides(trial.params)), spec.launch_dir)
+    composed = spec.compose(study.space.overrides(trial.params))
+    cfg = fill_shape(fill_hub_shape(composed), spec.launch_dir)
     # A preset is read from another folder than the sweep was started in.
     cfg = make_paths_absolute(cfg, spec.launch_dir)
     preset = best_preset.format_preset(cfg, spec.compose_defaults, header)

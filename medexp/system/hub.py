@@ -39,8 +39,19 @@ def translate_hub_errors(*refusals: type[Exception]) -> Iterator[None]:
             place = f"the Hub's cache in {constants.HF_HOME} cannot be written"
             raise OutputError(f"{place} ({full}); make room, or set HF_HOME=FOLDER") from error
         if isinstance(error, refusals) or _is_of_the_hub(error):
-            raise HubError(first_line(error)[:200]) from error
+            raise HubError(_describe_refusal(error)) from error
         raise
+
+
+def _describe_refusal(error: Exception) -> str:
+    """What the Hub said in one line, and of a gated model what to do."""
+    from huggingface_hub.errors import GatedRepoError
+
+    if not isinstance(error, GatedRepoError):
+        return first_line(error)[:200]
+    # .../api/models/OWNER/NAME/..., or .../OWNER/NAME/resolve/COMMIT/FILE
+    address = str(error.response.url).partition("/resolve/")[0].replace("/api/models/", "/")
+    return f"access is gated: accept the terms on {address} and set HF_TOKEN in .env"
 
 
 def _is_of_the_hub(error: Exception) -> bool:
@@ -71,7 +82,6 @@ def find_commit(kind: str, repo: str, revision: str | None) -> str:
     """
     import httpx
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError
 
     if constants.HF_HUB_OFFLINE:
         return _find_cached_commit(kind, repo, revision, "HF_HUB_OFFLINE is set")
@@ -79,10 +89,6 @@ def find_commit(kind: str, repo: str, revision: str | None) -> str:
         with translate_hub_errors():
             info = HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10)
     except HubError as error:
-        if isinstance(error.__cause__, GatedRepoError):
-            raise HubError(
-                "access is gated: ask for it on its page and set HF_TOKEN in .env"
-            ) from error
         if not isinstance(error.__cause__, httpx.TransportError):
             raise
         found = _find_cached_commit(kind, repo, revision, f"no connection ({error})")
@@ -103,9 +109,13 @@ def _find_cached_commit(kind: str, repo: str, revision: str | None, why: str) ->
         ]
     except CacheNotFound:
         repos = []
-    for snapshot in (snapshot for cached in repos for snapshot in cached.revisions):
+    snapshots = [snapshot for cached in repos for snapshot in cached.revisions]
+    for snapshot in snapshots:
         if (revision or "main") in (snapshot.commit_hash, *snapshot.refs):
             return str(snapshot.commit_hash)
+    if revision is None and snapshots:
+        # Files that were fetched at a commit, as they all are here, leave no word of the branch.
+        return str(max(snapshots, key=lambda snapshot: snapshot.last_modified).commit_hash)
     raise HubError(f"{why}, and it is not in the local cache")
 
 

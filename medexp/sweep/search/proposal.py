@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
+from medexp.cli.hub_shape import fill_hub_shape
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
 from medexp.errors import BadInput
@@ -71,7 +72,7 @@ def resolve_config(
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         del cfg["hydra"]
-    return resolve(cfg, machine, launch_dir, choices, needs_card)
+    return resolve(fill_hub_shape(cfg), machine, launch_dir, choices, needs_card)
 
 
 def plan_proposal(overrides: Sequence[str], config: RunConfig) -> Proposal:
