@@ -122,13 +122,13 @@ def generate_answer(
     import torch
 
     def stops(ids: Any, _scores: Any, **_: Any) -> Any:
-        answer = _decode_answer(0, ids[0, len(prompt) :].tolist(), model.tokenizer)
+        answer = _decode_answer(0, ids[0, len(prompt) :].tolist(), model)
         return torch.full((1,), on_token(answer), dtype=torch.bool, device=ids.device)
 
     criteria = model.stack.transformers.StoppingCriteriaList([stops])
     options = {"stopping_criteria": criteria, **_make_sampling_options(model, sampling)}
     (tokens,) = _generate(model, [prompt], sampling.max_new_tokens, base, options)
-    return _decode_answer(0, tokens, model.tokenizer)
+    return _decode_answer(0, tokens, model)
 
 
 def _answer_batch(
@@ -141,8 +141,7 @@ def _answer_batch(
 ) -> list[Answer]:
     generated = _generate(model, prompts, max_new_tokens, base, options)
     return [
-        _decode_answer(case, tokens, model.tokenizer)
-        for case, tokens in zip(cases, generated, strict=True)
+        _decode_answer(case, tokens, model) for case, tokens in zip(cases, generated, strict=True)
     ]
 
 
@@ -173,17 +172,17 @@ def _generate(
             max_new_tokens=max_new_tokens,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=model.end_ids,
             **options,
         )
     return [row[longest:].tolist() for row in output]
 
 
-def _decode_answer(case: int, tokens: list[int], tokenizer: Any) -> Answer:
-    ended = tokenizer.eos_token_id in tokens
-    answer = tokens[: tokens.index(tokenizer.eos_token_id)] if ended else tokens
-    text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    return Answer(case, text, len(answer), ended)
+def _decode_answer(case: int, tokens: list[int], model: AdapterModel) -> Answer:
+    end = next((place for place, token in enumerate(tokens) if token in model.end_ids), None)
+    answer = tokens[:end]
+    text = model.tokenizer.decode(answer, skip_special_tokens=True).strip()
+    return Answer(case, text, len(answer), end is not None)
 
 
 @contextmanager

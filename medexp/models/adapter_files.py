@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medexp.config.families.sizes import name_targets
 from medexp.config.flatten import format_value
 from medexp.config.schema import Lora, Model
 from medexp.errors import ModelError, listing
@@ -79,9 +80,8 @@ def check_adapter(
         )
     config = json.loads(file.read_text(encoding="utf-8"))
     note = _check_base(folder, config, model, weights, key)
-    if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(
-        lora.target_modules
-    ):
+    targets = name_targets(model.shape.family, lora.target_modules)
+    if config.get("r") != lora.r or set(config.get("target_modules") or ()) != set(targets):
         raise ModelError(
             f"the adapter in {folder} has rank {config.get('r')} on"
             f" {listing(sorted(config.get('target_modules') or ()))}; set lora.r and"

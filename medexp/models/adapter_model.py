@@ -32,6 +32,15 @@ class AdapterModel:
         """Where inputs go. The embedding may be held on the host, so the head is asked."""
         return self.network.get_base_model().lm_head.weight.device
 
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end an answer, the one that is trained first. A base may end its turn
+        with another: Gemma with <end_of_turn>, Phi with <|end|>."""
+        made_for = self.network.generation_config.eos_token_id
+        others = made_for if isinstance(made_for, list) else [made_for]
+        ids = (self.tokenizer.eos_token_id, *others)
+        return list(dict.fromkeys(each for each in ids if each is not None))
+
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
         """No gradients, no dropout, mixed precision as in training; training mode is put back, and

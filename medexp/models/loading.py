@@ -4,14 +4,18 @@ device.
 
 import gc
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from medexp.config.families.registry import describe_family, find_text_part
+from medexp.config.families.sizes import name_targets
 from medexp.config.model_shape import check_shape
 from medexp.config.schema import (
     Checkpointing,
     Device,
     Engine,
+    Family,
     Hardware,
     Lora,
     Model,
@@ -57,7 +61,11 @@ def load_model(config: RunConfig, weights: Weights, tokenizer: Any, stack: Backe
     ):
         network, notes, scratch = load_with(config, weights, stack)
     check_shape(config.model, network.config.to_dict())
+    targets = name_targets(config.model.shape.family, config.lora.target_modules)
     for peft_config in network.peft_config.values():
+        # Unsloth turns them into a pattern for some families.
+        if isinstance(peft_config.target_modules, str):
+            peft_config.target_modules = set(targets)
         peft_config.base_model_name_or_path = weights.location
         peft_config.revision = revision_of(weights)
     biases = _copy_trained_biases(network)
@@ -107,14 +115,36 @@ def _make_quantisation_config(model: Model, hardware: Hardware, stack: Backend) 
     return {"quantization_config": settings}
 
 
-def _make_lora_options(lora: Lora) -> dict[str, Any]:
+def _find_whole_config(weights: Weights, stack: Backend) -> Any:
+    """Return the configuration of a model of text and images, None where `weights` are a decoder
+    alone."""
+    config = stack.transformers.AutoConfig.from_pretrained(
+        weights.location, revision=revision_of(weights)
+    )
+    return config if find_text_part(config.to_dict()) is not None else None
+
+
+def _make_text_options(weights: Weights, stack: Backend) -> dict[str, Any]:
+    """Return what makes Transformers load the decoder alone of a model of text and images; nothing
+    for a decoder."""
+    whole = _find_whole_config(weights, stack)
+    if whole is None or (part := find_text_part(whole.to_dict())) is None:
+        return {}
+    text = whole.get_text_config()
+    if (quantised := getattr(whole, "quantization_config", None)) is not None:
+        text.quantization_config = quantised
+    renamed = {f"^{re.escape(theirs)}": ours for theirs, ours in part.tensors.items()}
+    return {"config": text, "key_mapping": renamed}
+
+
+def _make_lora_options(lora: Lora, family: Family) -> dict[str, Any]:
     """Return the adapter's settings under PEFT's names, which are Unsloth's too."""
     return {
         "r": lora.r,
         "lora_alpha": lora.trained_alpha,
         "lora_dropout": lora.dropout,
         "bias": lora.bias.value,
-        "target_modules": list(lora.target_modules),
+        "target_modules": name_targets(family, lora.target_modules),
         "use_rslora": lora.rank_stabilised,
         "use_dora": lora.dora,
         "init_lora_weights": lora.init_lora_weights,
@@ -132,6 +162,7 @@ def _load_with_peft(
         device_map={"": 0 if config.hardware.device is Device.cuda else "cpu"},
         attn_implementation="sdpa",
         **_make_quantisation_config(config.model, config.hardware, stack),
+        **_make_text_options(weights, stack),
     )
     checkpointing = config.training.gradient_checkpointing is not Checkpointing.off
     if config.model.quantisation is Quantisation.nf4:
@@ -142,11 +173,11 @@ def _load_with_peft(
         )
         if config.hardware.device is Device.cpu:
             keep_cpu_weights_unpacked(base)
-    config = stack.peft.LoraConfig(
-        **_make_lora_options(config.lora),
+    lora_config = stack.peft.LoraConfig(
+        **_make_lora_options(config.lora, config.model.shape.family),
         task_type="CAUSAL_LM",
     )
-    return stack.peft.get_peft_model(base, config), (), None
+    return stack.peft.get_peft_model(base, lora_config), (), None
 
 
 def keep_cpu_weights_unpacked(base: Any) -> None:
@@ -186,10 +217,11 @@ def _load_with_unsloth(
         offload_embedding=hardware.offload_embedding,
         unsloth_tiled_mlp=hardware.tile_mlp is True,
         use_exact_model_name=True,
+        text_only=_find_whole_config(weights, stack) is not None,
     )
     network = stack.unsloth.FastLanguageModel.get_peft_model(
         network,
-        **_make_lora_options(config.lora),
+        **_make_lora_options(config.lora, config.model.shape.family),
         use_gradient_checkpointing=(
             "unsloth" if training.gradient_checkpointing is Checkpointing.unsloth else True
         ),
@@ -198,6 +230,9 @@ def _load_with_unsloth(
     )
     if hardware.offload_layers:
         find_streamer(network)
+    if not describe_family(config.model.shape).runs_fused_kernels:
+        # Nothing of medexp's own stands in for what such layers compute.
+        return network, (), None
     kernels = stack.unsloth.kernels
     scratch_stays = find_reason_to_keep_scratch(config, network, kernels.utils, stack)
     notes = shorten_recomputation(config, network, kernels.fast_lora, stack)

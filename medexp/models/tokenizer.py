@@ -86,7 +86,7 @@ def read_context_tokens(weights: Weights, stack: Backend) -> int:
     config = stack.transformers.AutoConfig.from_pretrained(
         weights.location, revision=revision_of(weights)
     )
-    return int(config.max_position_embeddings)
+    return int(config.get_text_config().max_position_embeddings)
 
 
 def revision_of(weights: Weights) -> str | None:
