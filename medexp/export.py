@@ -139,6 +139,8 @@ def _prepare_job(
         else invocation.output_dir / "export"
     )
     output_folder.check_folder(target, options.overwrite, _BESIDE_BYTES)
+    if options.to in GGUF_TARGETS:
+        gguf_file.check_family(config.model.shape)
     if options.to in GGUF_TARGETS and options.quantisation not in SUPPORTED_TYPES:
         quantizer.find_quantizer(options.quantisation, options.llama_cpp)
     _check_adapter(config, run.adapter)

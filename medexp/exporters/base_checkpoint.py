@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medexp.config.families.registry import find_text_part, take_text_config
 from medexp.errors import ModelError
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -22,12 +23,14 @@ _NF4_SUFFIXES = (".absmax", ".nested_absmax", ".nested_quant_map", ".quant_map",
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of the model: its name, its shape in the network, and the file that holds it.
+    """A tensor of the model: its name, its shape in the network, and the file that holds it, in a
+    model of text and images under another name.
 
     NF4 weights are stored in another shape, two numbers to a byte.
     """
 
     name: str
+    stored_as: str
     shape: tuple[int, ...]
     file: Path
     is_nf4: bool = False
@@ -50,6 +53,11 @@ class BaseCheckpoint:
         self.config: dict[str, Any] = json.loads(
             (folder / "config.json").read_text(encoding="utf-8")
         )
+        self._text_part = find_text_part(self.config)
+        if self._text_part is not None:
+            # A decoder of its own is exported, with its own config.json.
+            self.config = take_text_config(self.config)
+            self.config["architectures"] = [self._text_part.architecture]
         if (
             self.config.get("quantization_config", {}).get("quant_method", "bitsandbytes")
             != "bitsandbytes"
@@ -74,16 +82,17 @@ class BaseCheckpoint:
         info = self.tensors[name]
         # Opened for every tensor, because closing the file gives its mapped pages back.
         with safe_open(info.file, framework="pt") as file:
-            stored = file.get_tensor(name)
+            whole_name = info.stored_as
+            stored = file.get_tensor(whole_name)
             if not info.is_nf4:
                 return stored
             keys = [
                 key
                 for key in file.keys()  # noqa: SIM118
-                if key.startswith(f"{name}.") and key.endswith(_NF4_SUFFIXES)
+                if key.startswith(f"{whole_name}.") and key.endswith(_NF4_SUFFIXES)
             ]
             return self._dequantise(
-                stored, {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys}
+                stored, {key.removeprefix(f"{whole_name}."): file.get_tensor(key) for key in keys}
             )
 
     def _dequantise(self, stored: Any, quant_state: dict[str, Any]) -> Any:
@@ -98,20 +107,25 @@ class BaseCheckpoint:
         for path in self._files:
             with safe_open(path, framework="np") as file:
                 keys = set(file.keys())
-                for name in sorted(keys):
-                    if name.endswith(_NF4_SUFFIXES):
+                for stored in sorted(keys):
+                    name = self._name_in_decoder(stored)
+                    if name is None or stored.endswith(_NF4_SUFFIXES):
                         continue
-                    is_nf4 = f"{name}{_NF4}" in keys
+                    is_nf4 = f"{stored}{_NF4}" in keys
                     shape = (
-                        json.loads(bytes(file.get_tensor(name + _NF4)))["shape"]
+                        json.loads(bytes(file.get_tensor(stored + _NF4)))["shape"]
                         if is_nf4
-                        else file.get_slice(name).get_shape()
+                        else file.get_slice(stored).get_shape()
                     )
-                    tensors[name] = TensorInfo(name, tuple(shape), path, is_nf4)
+                    tensors[name] = TensorInfo(name, stored, tuple(shape), path, is_nf4)
         if self.is_tied:
             # Some checkpoints store the shared matrix a second time.
             tensors.pop("lm_head.weight", None)
         return tensors
+
+    def _name_in_decoder(self, stored: str) -> str | None:
+        """Return the name of a stored tensor, None where it is no part of the decoder."""
+        return stored if self._text_part is None else self._text_part.name_in_decoder(stored)
 
     @cached_property
     def _files(self) -> list[Path]:

@@ -1,7 +1,7 @@
 """Merged weights as a GGUF that llama.cpp and Ollama read: f16, bf16 or q8_0, a tensor at a time,
 through the package `gguf`.
 
-It covers the architectures of `conf/model` (llama, qwen2) and their byte-level BPE tokenizers. A
+It covers the families that say so in `config.families`, and byte-level BPE tokenizers. A
 tokenizer whose pre-tokenizer is not known here is refused, because llama.cpp would tokenize a
 prompt differently from training.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.command_options import GgufType
-from medexp.config.schema import Family, ModelShape
+from medexp.config.families.registry import FAMILIES, describe_family
+from medexp.config.schema import ModelShape
 from medexp.errors import ModelError, listing
 from medexp.exporters import tokenizer_files
 from medexp.exporters.merge import MergedWeights
@@ -53,6 +54,18 @@ class GgufMetadata:
     licence: str
     shape: ModelShape
     adds_bos: bool = True
+
+
+def check_family(shape: ModelShape) -> None:
+    """Raises: ModelError for a family that is not written here."""
+    if describe_family(shape).gguf_architecture is None:
+        known = [
+            family.value for family, each in FAMILIES.items() if each.gguf_architecture is not None
+        ]
+        raise ModelError(
+            f"a GGUF of family {shape.family.value} is not written here ({listing(known)} are);"
+            " export to=merged and convert that with llama.cpp's convert_hf_to_gguf.py"
+        )
 
 
 def find_pre_tokenizer(tokenizer_folder: Path) -> str:
@@ -99,7 +112,7 @@ def write_gguf(
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(file, metadata.shape.family.value)
+    writer = gguf.GGUFWriter(file, describe_family(metadata.shape).gguf_architecture)
     try:
         _add_hyperparameters(writer, merged.base.config, metadata, gguf_type)
         _add_tokenizer(writer, tokenizer_folder, metadata.shape.vocab, metadata.adds_bos)
@@ -261,8 +274,8 @@ def _map_tensor_names(merged: MergedWeights, shape: ModelShape) -> dict[str, str
     """
     import gguf
 
-    architectures = {Family.llama: gguf.MODEL_ARCH.LLAMA, Family.qwen2: gguf.MODEL_ARCH.QWEN2}
-    name_map = gguf.get_tensor_name_map(architectures[shape.family], shape.layers)
+    architecture = gguf.MODEL_ARCH[str(describe_family(shape).gguf_architecture).upper()]
+    name_map = gguf.get_tensor_name_map(architecture, shape.layers)
     gguf_names: dict[str, str] = {}
     for name in merged.names:
         gguf_name = name_map.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -311,9 +324,10 @@ def _encode_tensor(merged: MergedWeights, name: str, shape: ModelShape, gguf_typ
     import gguf
 
     values = merged.load_tensor(name).float().numpy()
-    if shape.family is Family.llama and name.endswith((".q_proj.weight", ".q_proj.bias")):
+    reorders = describe_family(shape).gguf_reorders_heads
+    if reorders and name.endswith((".q_proj.weight", ".q_proj.bias")):
         values = _permute_rows(values, shape.heads)
-    elif shape.family is Family.llama and name.endswith((".k_proj.weight", ".k_proj.bias")):
+    elif reorders and name.endswith((".k_proj.weight", ".k_proj.bias")):
         values = _permute_rows(values, shape.kv_heads)
     return gguf.quants.quantize(values, _choose_storage(merged.shape_of(name), gguf_type)[0])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from medexp.config.command_options import ExportOptions, ExportTo
+from medexp.config.families.registry import describe_family
 from medexp.config.resolve import make_movable
 from medexp.config.schema import Bias, Prompt, PromptForm, Quantisation, RunConfig
 from medexp.data import prompts
@@ -104,7 +105,10 @@ class ExportJob:
     def vllm_obstacle(self) -> str | None:
         """Why vLLM cannot serve the adapter over its base, None where it can."""
         return serve_script.find_vllm_obstacle(
-            self.config.lora.r, self.config.lora.dora, self.config.lora.bias is not Bias.none
+            self.config.lora.r,
+            self.config.lora.dora,
+            self.config.lora.bias is not Bias.none,
+            describe_family(self.config.model.shape).text_part is not None,
         )
 
     @cached_property
@@ -258,6 +262,7 @@ def _collect_card_facts(job: ExportJob, files: dict[str, str]) -> model_card.Car
             files,
             job.vllm_obstacle is None or job.needs_base_weights,
             is_local=job.base.hub_id is None,
+            part=describe_family(job.config.model.shape).text_part,
         ),
     )
 

@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 
 from medexp.config import dataset_sources
 from medexp.config.schema import Lora, PromptForm, RunConfig, Training
+from medexp.config.families.decoder_family import TextPart
+from medexp.config.schema import Lora, RunConfig
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
 # The Hub's identifier for each licence that conf/model names.
@@ -17,6 +19,7 @@ _LICENCES = {
     "MIT": "mit",
     "Llama 3.1 Community License": "llama3.1",
     "Llama 3.2 Community License": "llama3.2",
+    "Gemma Terms of Use": "gemma",
 }
 _RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 _LIBRARY = {"adapter": "peft", "finetune": "transformers", "quantized": "gguf"}
@@ -226,10 +229,17 @@ def _fence_text(text: str) -> str:
     return f"{fence}text\n{text.rstrip()}\n{fence}"
 
 
-def render_usage(name: str, files: Mapping[str, str], serves: bool, is_local: bool = False) -> str:
+def render_usage(
+    name: str,
+    files: Mapping[str, str],
+    serves: bool,
+    is_local: bool = False,
+    part: TextPart | None = None,
+) -> str:
     """Return how the export is used, as Markdown.
 
-    `serves` where a serve.sh lies beside it, `is_local` where the base is not the Hub's.
+    `serves` where a serve.sh lies beside it, `is_local` where the base is not the Hub's; `part` is
+    what was trained of a base that also sees.
     """
     if "Modelfile" in files:
         return (
@@ -240,6 +250,14 @@ def render_usage(name: str, files: Mapping[str, str], serves: bool, is_local: bo
             "The file holds the run's prompt as its chat template: a user message is the question."
         )
         return f"```console\n$ llama-server -m {files['gguf']} --jinja\n```\n\n{holds}"
+    if "adapter" in files and part is not None:
+        return (
+            f"It was trained on the decoder of its base alone, as Transformers' {part.architecture}"
+            " loads it. Over the whole model, which also sees, its tensors have other names: PEFT"
+            " would find none of them there and say so in a warning. `python -m medexp.export"
+            " run=ID to=merged` writes that decoder with the adapter merged in, which loads like"
+            " any model."
+        )
     if "adapter" in files and is_local:
         return _render_local_base_usage(serves)
     loader = "AutoPeftModelForCausalLM" if "adapter" in files else "AutoModelForCausalLM"

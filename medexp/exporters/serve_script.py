@@ -24,12 +24,17 @@ class ServeSettings:
     dtype: str
 
 
-def find_vllm_obstacle(rank: int, uses_dora: bool, trains_bias: bool) -> str | None:
+def find_vllm_obstacle(
+    rank: int, uses_dora: bool, trains_bias: bool, is_part: bool = False
+) -> str | None:
     """Return why vLLM cannot serve this adapter over its base, None where it can."""
     if uses_dora:
         return "lora.dora=true"
     if trains_bias:
         return "lora.bias is not none"
+    if is_part:
+        # vLLM would load the whole model, whose tensors have other names.
+        return "tensors of the part for text alone"
     return f"lora.r={rank}" if rank > VLLM_RANKS[-1] else None
 
 

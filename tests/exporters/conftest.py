@@ -1,4 +1,4 @@
-"""Small bases of both architectures with adapters that PEFT made, for what an export does with
+"""Small bases of any family with adapters that PEFT made, for what an export does with
 weights.
 """
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from medexp.config.families.sizes import PROJECTIONS, name_targets
+from medexp.config.schema import Family
 from medexp.exporters.base_checkpoint import BaseCheckpoint
 from medexp.exporters.merge import MergedWeights
 from medexp.models import backend
@@ -20,7 +22,6 @@ SIDES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,21 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
         from peft import LoraConfig, get_peft_model
 
         folder = tmp_path_factory.mktemp(family)
-        kind = {"llama": "Llama", "qwen2": "Qwen2"}[family]
         torch.manual_seed(0)
-        made_config = getattr(transformers, f"{kind}Config")(
-            **{"vocab_size": 300, **SIDES, **(config or {})}
+        small = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+        made_config = transformers.AutoConfig.for_model(
+            family, **{**small, **SIDES, **(config or {})}
         )
-        network = getattr(transformers, f"{kind}ForCausalLM")(made_config).to(getattr(torch, dtype))
+        network = transformers.AutoModelForCausalLM.from_config(made_config)
+        network = network.to(getattr(torch, dtype))
         _randomised(network)
         network.save_pretrained(folder / "base")
         if nf4:
             network = _as_nf4(folder / "base", folder / "nf4")
+        targets = name_targets(Family(family), lora.pop("target_modules", PROJECTIONS))
         tuned = get_peft_model(
             network,
-            LoraConfig(**{"r": 4, "target_modules": PROJECTIONS, "task_type": "CAUSAL_LM", **lora}),
+            LoraConfig(**{"r": 4, "target_modules": targets, "task_type": "CAUSAL_LM", **lora}),
         )
         _randomised(tuned)
         tuned.save_pretrained(folder / "adapter")

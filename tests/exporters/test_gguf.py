@@ -21,6 +21,10 @@ from medexp.exporters import chat_template, tokenizer_files
 from medexp.exporters import gguf as gguf_file
 from medexp.exporters.gguf import GgufMetadata
 
+# Transformers reads no other width of a head from a GGUF of that family.
+HEAD_DIM = {"qwen3": 128}
+WRITTEN = ("llama", "qwen2", "qwen3", "mistral")
+
 
 def _ignored(_: int) -> None:
     pass
@@ -42,7 +46,7 @@ def _about(family: str, vocab: int = 49152) -> GgufMetadata:
         hidden=64,
         heads=4,
         kv_heads=2,
-        head_dim=16,
+        head_dim=HEAD_DIM.get(family, 16),
         ffn=128,
         vocab=vocab,
         tied_embeddings=True,
@@ -63,7 +67,13 @@ def _logits(network: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind", "largest"), [("llama", GgufType.f16, 2e-3), ("qwen2", GgufType.q8_0, 3e-2)]
+    ("family", "kind", "largest"),
+    [
+        ("llama", GgufType.f16, 2e-3),
+        ("qwen2", GgufType.q8_0, 3e-2),
+        ("qwen3", GgufType.f16, 2e-3),
+        ("mistral", GgufType.f16, 2e-3),
+    ],
 )
 def test_transformers_reads_the_same_network(
     pair: Callable[..., Any],
@@ -75,7 +85,9 @@ def test_transformers_reads_the_same_network(
 ) -> None:
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    made = pair(family, config={"vocab_size": 49152, "tie_word_embeddings": True}, lora_alpha=16)
+    config = {"vocab_size": 49152, "tie_word_embeddings": True}
+    config["head_dim"] = HEAD_DIM.get(family, 16)
+    made = pair(family, config=config, lora_alpha=16)
     file = _written(made, tokenizer_folder, family, kind, tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path,
@@ -113,6 +125,18 @@ def test_the_tokenizer_is_the_one_of_training(
         made.merged().load_tensor("model.layers.1.mlp.down_proj.weight").bfloat16().float().numpy()
     )
     assert (gguf.quants.dequantize(down.data, down.tensor_type) == wanted).all()
+
+
+@pytest.mark.parametrize("family", [each for each in Family if each.value not in WRITTEN])
+def test_another_family_is_refused(family: Family) -> None:
+    with pytest.raises(
+        ModelError,
+        match=f"a GGUF of family {family.value} is not written here .llama, qwen2, qwen3, mistral"
+        " are.; export to=merged and convert that",
+    ):
+        gguf_file.check_family(_about(family.value).shape)
+    for written in WRITTEN:
+        gguf_file.check_family(_about(written).shape)
 
 
 def test_a_tokenizer_of_an_unknown_rule_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:

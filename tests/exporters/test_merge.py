@@ -27,12 +27,12 @@ def _ignored(_: int) -> None:
         {"lora_alpha": 16},
         {"lora_alpha": 16, "use_rslora": True},
         {"use_dora": True},
-        {"bias": "all", "target_modules": ["q_proj", "o_proj"]},
+        {"bias": "all", "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
         {"bias": "lora_only", "use_dora": True, "use_rslora": True},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "phi3"])
 def test_weights_are_those_of_merge_and_unload(
     pair: Callable[..., Any], family: str, lora: dict[str, Any]
 ) -> None:
