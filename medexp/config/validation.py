@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from medexp.config.adapter_init import explain_init, is_offered_init
-from medexp.config.flatten import format_value
 from medexp.config.families.registry import describe_family
 from medexp.config.families.sizes import PROJECTIONS, list_linear_sizes
+from medexp.config.flatten import format_value
 from medexp.config.levers import MEMORY_LEVERS
 from medexp.config.schema import (
     Benchmark,

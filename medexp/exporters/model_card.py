@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from omegaconf import OmegaConf
 
 from medexp.config import dataset_sources
-from medexp.config.schema import Lora, PromptForm, RunConfig, Training
 from medexp.config.families.decoder_family import TextPart
-from medexp.config.schema import Lora, RunConfig
+from medexp.config.schema import Lora, PromptForm, RunConfig, Training
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
 
 # The Hub's identifier for each licence that conf/model names.
