@@ -663,6 +663,9 @@ def _explain_other_drug(
         own = stem_words(mention.text)
         if mention.kind != _DRUG or not own <= missing or not missing <= own:
             continue
+        # Not to give a drug is not to give it in the place of another.
+        if all(statement_line.polarity.get(stem) is not False for stem in own):
+            continue
         for line in aligned:
             others = [mention for mention in line.mentions if mention.kind == _DRUG]
             unsaid = [

@@ -68,6 +68,18 @@ def test_a_denied_warning_is_held_against_what_the_question_says(lexicon, questi
     assert checked.verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("Antibiotics, eye drops, antihistamines", CONTRADICTED),
+        ("No antibiotics, no eye drops, no antihistamines", NOT_IN_EVIDENCE),
+    ],
+)
+def test_a_drug_that_is_denied_is_given_in_no_other_one_s_place(verdict, statement, expected):
+    evidence = "Antibiotics will not shorten it, and steroid drops for the eye are unsafe"
+    assert verdict(statement, evidence) == expected
+
+
 def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
     for case in CASES:
         evidence = gather_evidence([case["Question"], case["Response"]], lexicon)
