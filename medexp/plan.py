@@ -23,7 +23,7 @@ from medexp.config.model_shape import check_shape, read_model_config
 from medexp.config.remarks import remark_on_kernels
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, VramPlanError
-from medexp.planning import feasibility, planner
+from medexp.planning import feasibility, limits, planner
 from medexp.planning.step_time import Plan
 from medexp.reports import frontier_chart
 from medexp.reports.plan_tables import print_plan, print_runners_up
@@ -69,7 +69,7 @@ def plan(config: RunConfig, options: PlanOptions, console: Console) -> Plan:
         _print_json(found, config, cells, console)
         return chosen
     print_plan(config, chosen, console)
-    for remark in remark_on_kernels(config):
+    for remark in (*remark_on_kernels(config), *limits.remark_on_margin(config)):
         console.info(remark, NOTE)
     print_runners_up(runners_up, console)
     if cells:

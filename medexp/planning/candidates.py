@@ -161,7 +161,7 @@ def _list_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
         or is_by_hand(config)
     ):
         return [0]
-    ceiling = card_room_bytes(config.hardware.vram_ceiling_gib)
+    ceiling = card_room_bytes(config, config.hardware.vram_ceiling_gib)
     none, one, two = (budgets.of(replace(plain, kept_layers=kept)).peak_bytes for kept in (0, 1, 2))
     room = 0 if one > ceiling else 1 + (ceiling - one) // max(1, two - one)
     return [0, min(most, room)] if room and none <= ceiling and most else [0]

@@ -15,15 +15,16 @@ from medexp.planning.budget import layer_bytes
 from medexp.planning.candidates import least_memory
 from medexp.planning.limits import (
     PINNED_SHARE,
-    SAFETY,
     card_room_bytes,
+    error_factor,
+    exceeds_ceiling,
     fits,
     host_beside_bytes,
     host_room_bytes,
 )
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan, Predictions, predict_plan
-from medexp.system.units import GIB, bytes_of_gib
+from medexp.system.units import GIB
 
 # Tokens, rank: what is looked at.
 LONGEST, WIDEST = 131_072, 1024
@@ -72,13 +73,13 @@ def make_refusal(config: RunConfig, plans: Sequence[Plan]) -> VramPlanError:
     ways = [f"{key}={value}" for key, value in nearest.items()] or [*_suggest_open_levers(config)]
     hint = f"Would fit: {' or '.join(ways) or 'a smaller model or a larger card'}"
     least = min(plans, key=lambda plan: plan.budget.peak_bytes)
-    ceiling = config.hardware.vram_ceiling_gib
-    if ceiling is None or least.budget.peak_bytes * SAFETY <= bytes_of_gib(ceiling):
+    if not exceeds_ceiling(config, least.budget.peak_bytes):
         return VramPlanError(f"{_describe_host_shortage(config, plans)}. {hint}", nearest)
     term = least.budget.largest()
     return VramPlanError(
         f"the plan that needs least takes {least.budget.peak_bytes / GIB:.2f} GiB and"
-        f" hardware.vram_ceiling_gib is {ceiling:g} ({(SAFETY - 1) * 100:.0f} % is left for error)."
+        f" hardware.vram_ceiling_gib is {config.hardware.vram_ceiling_gib:g}"
+        f" ({(error_factor(config) - 1) * 100:.0f} % is left for error)."
         f" Largest term: {term.name}, {term.num_bytes / GIB:.2f} GiB. {hint}",
         nearest,
     )
@@ -168,7 +169,7 @@ def _stream_fewer_layers(config: RunConfig, plan: Plan) -> Plan:
     may be what is short."""
     if config.hardware.vram_ceiling_gib is None or isinstance(config.hardware.offload_layers, int):
         return plan
-    room = card_room_bytes(config.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
+    room = card_room_bytes(config, config.hardware.vram_ceiling_gib) - plan.budget.peak_bytes
     back = min(plan.levers.streamed_layers, max(0, room) // layer_bytes(config)[0])
     return (
         predict_plan(
@@ -182,8 +183,7 @@ def _stream_fewer_layers(config: RunConfig, plan: Plan) -> Plan:
 def _describe_host_shortage(config: RunConfig, plans: Sequence[Plan]) -> str:
     """Return by how much the host is short where the card is not, for the plan under the ceiling
     that needs least of the host."""
-    ceiling = config.hardware.vram_ceiling_gib or float("inf")
-    under = [plan for plan in plans if plan.budget.peak_bytes * SAFETY <= ceiling * GIB]
+    under = [plan for plan in plans if not exceeds_ceiling(config, plan.budget.peak_bytes)]
     least = min(under, key=lambda plan: plan.budget.host_bytes)
     ram, levers = config.hardware.host_ram_gib or 0, least.levers
     needs = f"{least.budget.host_bytes / GIB:.1f} GiB"

@@ -30,7 +30,7 @@ from medexp.models.memory_guard import memory_phase
 from medexp.models.session import Session, open_session
 from medexp.models.tokenizer import check_chat_template
 from medexp.models.weights import Weights
-from medexp.planning import planner
+from medexp.planning import limits, planner
 from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan
 from medexp.reports import summary
@@ -178,6 +178,8 @@ def _announce(
     config = planner.apply_plan(config, plan)
     ceiling = config.hardware.vram_ceiling_gib
     console.info(f"plan: {planner.describe_plan(plan, ceiling)}", DONE)
+    for remark in limits.remark_on_margin(config):
+        console.info(remark, NOTE)
     return config, plan
 
 

@@ -61,6 +61,8 @@ class DecoderFamily:
         default_factory=lambda: {"tied_embeddings": False}
     )
     off: tuple[str, ...] = ()
+    # Whether plans were held against a card (benchmarks/vram): they leave more of it free, else.
+    is_measured: bool = False
     text_part: TextPart | None = None
     fused: tuple[FusedProjection, ...] = ()
     has_attention_biases: bool = False

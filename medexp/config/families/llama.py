@@ -2,4 +2,4 @@
 
 from medexp.config.families.decoder_family import DecoderFamily
 
-LLAMA = DecoderFamily(gguf_architecture="llama", gguf_reorders_heads=True)
+LLAMA = DecoderFamily(is_measured=True, gguf_architecture="llama", gguf_reorders_heads=True)

@@ -2,4 +2,4 @@
 
 from medexp.config.families.decoder_family import DecoderFamily
 
-QWEN2 = DecoderFamily(has_attention_biases=True, gguf_architecture="qwen2")
+QWEN2 = DecoderFamily(is_measured=True, has_attention_biases=True, gguf_architecture="qwen2")

@@ -82,7 +82,7 @@ def plan_proposal(overrides: Sequence[str], config: RunConfig) -> Proposal:
     ceiling only where one is set.
     """
     ceiling_bytes = bytes_of_gib(config.hardware.vram_ceiling_gib or 0)
-    plans, fitting = planner.search_plans(config, lambda plan: _fits(config, plan, ceiling_bytes))
+    plans, fitting = planner.search_plans(config, lambda plan: _fits(config, plan))
     if fitting:
         plan = planner.pick_preferred(config, fitting) if planner.is_planned(config) else fitting[0]
         needed_bytes = _needed_bytes(plan)
@@ -92,13 +92,13 @@ def plan_proposal(overrides: Sequence[str], config: RunConfig) -> Proposal:
     # that needs least is held against the ceiling.
     least_plan = min(plans, key=_needed_bytes)
     needed_bytes = _needed_bytes(least_plan)
-    excess_bytes = int(needed_bytes * limits.SAFETY) + 1 - ceiling_bytes
+    excess_bytes = int(needed_bytes * limits.error_factor(config)) + 1 - ceiling_bytes
     if excess_bytes > 0:
         violations = {VRAM: float(excess_bytes)}
         why = _explain_excess(config, least_plan)
     else:
         # The card could hold it; what is streamed from the host is too much for the host.
-        violations = {HOST: _host_excess_bytes(config, plans, ceiling_bytes)}
+        violations = {HOST: _host_excess_bytes(config, plans)}
         why = (
             "what is left off the card needs more than"
             f" hardware.host_ram_gib={config.hardware.host_ram_gib:g}"
@@ -117,14 +117,14 @@ def _explain_excess(config: RunConfig, plan: Plan) -> str:
     )
 
 
-def _fits(config: RunConfig, plan: Plan, ceiling_bytes: int) -> bool:
+def _fits(config: RunConfig, plan: Plan) -> bool:
     if planner.is_planned(config):
         return limits.fits(config, plan)
-    fits_ceiling = not ceiling_bytes or _needed_bytes(plan) * limits.SAFETY <= ceiling_bytes
+    fits_ceiling = not limits.exceeds_ceiling(config, _needed_bytes(plan))
     return fits_ceiling and limits.host_excess_bytes(config, plan) <= 0
 
 
-def _host_excess_bytes(config: RunConfig, plans: Sequence[Plan], ceiling_bytes: int) -> float:
+def _host_excess_bytes(config: RunConfig, plans: Sequence[Plan]) -> float:
     """Return by how many bytes a proposal is over hardware.host_ram_gib, at least 1.
 
     Of the plans under the ceiling the one counts that needs least of the host.
@@ -132,7 +132,7 @@ def _host_excess_bytes(config: RunConfig, plans: Sequence[Plan], ceiling_bytes: 
     excesses = [
         limits.host_excess_bytes(config, plan)
         for plan in plans
-        if not ceiling_bytes or _needed_bytes(plan) * limits.SAFETY <= ceiling_bytes
+        if not limits.exceeds_ceiling(config, _needed_bytes(plan))
     ]
     return float(max(1, min(excesses)))
 
