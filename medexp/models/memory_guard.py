@@ -21,6 +21,8 @@ from medexp.system.units import bytes_of_gib, gib
 CRAWLS = 4.0
 # A laptop that slept or was unplugged has one or two slow ones among them.
 JUDGED_STEPS = 5
+# What a card has free when it was not the card that had no room: drivers keep some for themselves.
+ROOM_LEFT_BYTES = bytes_of_gib(0.25)
 
 
 class Meter:
@@ -161,9 +163,11 @@ class SpillGuard:
 
 @contextmanager
 def explain_out_of_memory(meter: Meter, phase: str) -> Iterator[None]:
-    """Turn an out-of-memory error inside into one sentence.
+    """Turn an out-of-memory error inside into one sentence. CUDA has one error for a full card and
+    for host memory that the system does not pin; what is free on the card tells them apart.
 
-    Raises: VramCeilingError naming the phase, the peak and the ceiling.
+    Raises: VramCeilingError naming the phase, the peak and the ceiling; MachineError where host
+        memory is not pinned.
     """
     import torch
 
@@ -177,6 +181,30 @@ def explain_out_of_memory(meter: Meter, phase: str) -> Iterator[None]:
             " training.micro_batch and raise training.accumulation",
             phase,
         ) from error
+    except torch.AcceleratorError as error:
+        if "out of memory" not in str(error):
+            raise
+        free, _ = _cuda().mem_get_info()
+        raise _explain_driver_out_of_memory(meter, phase, free) from error
+
+
+def _explain_driver_out_of_memory(
+    meter: Meter, phase: str, free_bytes: int
+) -> VramCeilingError | MachineError:
+    """Return the error of memory that the driver, and not torch's allocator, could not give."""
+    if free_bytes < ROOM_LEFT_BYTES:
+        return VramCeilingError(
+            f"the card was full while {phase}: {gib(meter.peak_bytes()):.2f} GiB of it were"
+            f" reserved here and {gib(free_bytes):.2f} are free. Close what else uses the card, or"
+            f" lower hardware.vram_ceiling_gib, which is {gib(meter.ceiling_bytes):.2f}",
+            phase,
+        )
+    return MachineError(
+        f"the system cannot pin more host memory while {phase}, and {gib(free_bytes):.2f} GiB of"
+        " the card are free: layers, activations or an embedding on the host need pinned memory."
+        " Close other programs, raise `memory` in .wslconfig on WSL, or lower"
+        " hardware.host_ram_gib so that the plan leaves less on the host"
+    )
 
 
 @contextmanager

@@ -54,6 +54,30 @@ def test_more_reserved_than_the_card_has_in_use_lies_elsewhere(metered):
         memory_guard.SpillGuard(meter, LINUX).check_step(40.0, None)
 
 
+def run_out(meter, said):
+    import torch
+
+    with memory_guard.explain_out_of_memory(meter, "loading the model"):
+        raise torch.AcceleratorError(said)
+
+
+def test_host_memory_that_is_not_pinned_is_no_full_card(metered):
+    with pytest.raises(MachineError, match=r"cannot pin more host memory .* 2\.00 GiB of the card"):
+        run_out(metered(3.2, 2.0, 6), "CUDA error: out of memory")
+
+
+def test_a_card_that_others_have_filled_is_said_to_be_full(metered):
+    with pytest.raises(VramCeilingError, match=r"the card was full .* 3\.20 GiB .* 0\.10 are free"):
+        run_out(metered(3.2, 0.1, 6), "CUDA error: out of memory")
+
+
+def test_another_fault_of_the_card_stays_what_it_is(metered):
+    import torch
+
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        run_out(metered(3.2, 0.1, 6), "CUDA error: an illegal memory access was encountered")
+
+
 def take(meter, system, *steps_s, planned_s=40.0):
     """The steps of one process."""
     spill = memory_guard.SpillGuard(meter, system)
