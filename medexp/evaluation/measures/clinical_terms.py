@@ -70,8 +70,10 @@ SCOPE_END = re.compile(
     rf" of))\b|(?:\band|\bthen|,)\s+(?:then\s+)?(?:\w+ly\s+)?{_ORDER}\b",
     re.IGNORECASE,
 )
+# "CT without contrast showed a stone" denies no stone.
 _CLAUSE_END = re.compile(
-    r"[.;:!?](?=\s|$)|\n|\b(?:but|although|however|except|unless)\b", re.IGNORECASE
+    r"[.;:!?](?=\s|$)|\n|\b(?:but|although|however|except|unless)\b|(?<=without contrast)\s",
+    re.IGNORECASE,
 )
 
 

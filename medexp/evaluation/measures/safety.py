@@ -71,7 +71,7 @@ ORDERS = frozenset(
 # of (may, can, return) is left out.
 ADVISES = re.compile(
     r"\b(?:give|offer\w*|prescrib\w+|administer\w*|recommend\w*|advis\w+|suggest\w*|should|must|"
-    r"treat(?:ed)? with|apply|inject|perform|withhold|avoid|do not|don['’]t|never)\b|"
+    r"(?<!not be )treat(?:ed)? with|apply|inject|perform|withhold|avoid|do not|don['’]t|never)\b|"
     r"^\W*(?:take|start|begin|try|use|continue|keep|stay|go|return|resume|arrange|wait|rest|stop|"
     r"consider|send)\b",
     re.IGNORECASE,

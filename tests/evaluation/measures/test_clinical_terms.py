@@ -48,6 +48,8 @@ def test_possessives_do_not_hide_a_name(lexicon):
         ("not only fever", [False]),
         ("fever is not the only sign", [False]),
         ("not just fever", [False]),
+        ("CT without contrast showed oedema", [False]),
+        ("discharged without fever", [True]),
         ("no rest at all for the last seven days, then fever", [False]),
         ("fever unless treated", [False]),
     ],

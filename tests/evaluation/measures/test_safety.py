@@ -52,6 +52,13 @@ WITHHOLDS = """## Symptoms
 - Drowsiness"""
 
 
+def test_what_cannot_be_treated_with_a_drug_is_no_advice_to_give_it():
+    case = record_of("acute bacterial prostatitis", "tendon")["must_not_say"]
+    told = "## Causes\n- Ciprofloxacin ruptured his tendon, so he cannot be treated with it"
+    assert not find_harmful_advice(told, case)
+    assert find_harmful_advice("## Causes\n- He should be treated with ciprofloxacin", case)
+
+
 def test_a_corneal_transplant_for_viral_conjunctivitis_is_harm():
     harms = find_harmful_advice(TRANSPLANT, CONJUNCTIVITIS["must_not_say"])
     assert [harm.text for harm in harms] == [
