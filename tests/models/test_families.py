@@ -130,9 +130,9 @@ def test_losses_are_those_of_plain_transformers_and_peft(
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("family", [Family.gemma3_text, Family.phi3])
-def test_nf4_trains_on_a_cpu(runs_of: Callable[[Any], FamilyRuns], family: Family) -> None:
-    runs = runs_of(make_network(make_tiny_config(family)))
+# Gemma's is trained in NF4 below.
+def test_nf4_trains_on_a_cpu(runs_of: Callable[[Any], FamilyRuns]) -> None:
+    runs = runs_of(make_network(make_tiny_config(Family.phi3)))
     plain, quantised = list_losses(runs), list_losses(runs, "model.quantisation=nf4")
     assert quantised[-1] < quantised[0]
     assert quantised == pytest.approx(plain, rel=0.02)
