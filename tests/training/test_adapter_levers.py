@@ -204,7 +204,8 @@ def test_what_is_refused_does_not_begin_as_the_base(fits: Callable[..., Fit], in
     base = made.measure()
     lora = change_values(made.run, {"lora.init_lora_weights": init}).lora
     config = made.tuned.stack.peft.LoraConfig(
-        **model_loading._make_lora_options(lora), task_type="CAUSAL_LM"
+        **model_loading._make_lora_options(lora, made.run.model.shape.family),
+        task_type="CAUSAL_LM",
     )
     made.tuned.network.add_adapter("other", config)
     made.tuned.network.set_adapter("other")
