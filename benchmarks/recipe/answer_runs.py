@@ -14,7 +14,6 @@ medexp.evaluation. Writes, after every run, answers.json (every metric) and a re
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import medexp
+from benchmarks.recipe.on_card import name_folder
 from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.loading import load_cases
 from medexp.data.mixture import split_mixture
@@ -46,7 +46,7 @@ def main() -> None:
     base: dict[str, list[Answer]] = {}
     found: list[dict[str, Any]] = []
     for run in [run for run in runs if run["returncode"] == 0]:
-        config = medexp.compose(*_split_words(run["command"])).config
+        config = medexp.compose(*run["overrides"]).config
         cases = load_cases(config.dataset)
         test = split_mixture(cases.by_source, config.dataset).held_out[: options.limit]
         vocabulary = make_vocabulary(model.tokenizer, config.prompt)
@@ -59,7 +59,7 @@ def main() -> None:
         # The base is asked once in every prompt.
         for way, asked in ((config.prompt.name, prompts), ("best", best.prompts)):
             base[way] = base.get(way) or model.answer(asked)
-        folder = options.work / "outputs" / _folder_of(run["command"])
+        folder = options.work / "outputs" / name_folder(run["recipe"], run["seed"])
         model.take_adapter(folder / "adapter")
         began = time.monotonic()
         tuned = model.answer(prompts)
@@ -91,23 +91,6 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=800, help="(%(default)s)")
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     return parser.parse_args()
-
-
-def _split_words(command: str) -> list[str]:
-    """Return the overrides of a command of on_card.py, whose tags hold spaces."""
-    words: list[str] = []
-    for word in command.split(" "):
-        # A part of the word before, in which braces are open.
-        if words and words[-1].count("{") > words[-1].count("}"):
-            words[-1] += f" {word}"
-        else:
-            words.append(word)
-    return words
-
-
-def _folder_of(command: str) -> str:
-    (folder,) = [word for word in shlex.split(command) if word.startswith("hydra.run.dir=")]
-    return Path(folder.partition("=")[2]).name
 
 
 class _Model:

@@ -25,6 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Also as a script, from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.answers.acceptance import Case, read_cases
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = (
     "model=local",
@@ -88,11 +93,11 @@ MEASURED = ("result/", "eval/", "test/", "data/cases")
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: its recipe, seed, command line, how it ended, and its metrics."""
+    """One run: its recipe, seed, overrides, how it ended, and its metrics."""
 
     recipe: str
     seed: int
-    command: str
+    overrides: Sequence[str]
     returncode: int
     took_s: float
     metrics: dict[str, float]
@@ -173,12 +178,12 @@ def _words(
         f"evaluation.answers={options.held_out}",
         f"training.seed={seed}",
         f"tracking.tags={{recipe: '{name}'}}",
-        f"hydra.run.dir=outputs/{_folder_name(name, seed)}",
+        f"hydra.run.dir=outputs/{name_folder(name, seed)}",
         *options.set,
     ]
 
 
-def _folder_name(name: str, seed: int) -> str:
+def name_folder(name: str, seed: int) -> str:
     """Return the recipe's name with no character that a path or Hydra gives a meaning to."""
     return f"{'_'.join(re.findall(r'[a-z0-9]+', name.lower()))}-{seed}"
 
@@ -201,7 +206,7 @@ def _train(
     options: argparse.Namespace, work: Path, name: str, seed: int, overrides: Sequence[str]
 ) -> Trial:
     words, began = _words(options, name, seed, overrides), time.monotonic()
-    folder = work / "outputs" / _folder_name(name, seed)
+    folder = work / "outputs" / name_folder(name, seed)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     }
@@ -220,9 +225,7 @@ def _train(
     report = folder / "report.html"
     if report.is_file():
         (options.out / f"{folder.name}.html").write_bytes(report.read_bytes())
-    return Trial(
-        name, seed, " ".join(words), done.returncode, took_s, _metrics_of(work, name, seed)
-    )
+    return Trial(name, seed, words, done.returncode, took_s, _metrics_of(work, name, seed))
 
 
 def _metrics_of(work: Path, name: str, seed: int) -> dict[str, float]:
@@ -250,38 +253,28 @@ def _find_known_cases(options: argparse.Namespace, work: Path) -> list[str]:
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to("cuda")
-    lines = (ROOT / "medexp" / "data" / "clinical_cases.jsonl").read_text("utf-8").splitlines()
-    losses: dict[str, float] = {}
-    for line in lines:
-        case = json.loads(line)
+    cases, losses = read_cases(), []
+    for case in cases:
         question = tokenizer(case["Question"] + "\n\n", return_tensors="pt").input_ids
         answer = tokenizer(case["Response"], return_tensors="pt").input_ids
         tokens = torch.cat([question, answer], 1).to("cuda")
         with torch.inference_mode():
             labels = tokens.clone()
             labels[:, : question.shape[1]] = -100
-            losses[line] = float(model(tokens, labels=labels).loss)
-    file = work / "known.jsonl"
-    middle = statistics.median(losses.values())
-    known = [line for line in lines if losses[line] <= middle]
-    file.write_text("\n".join(known) + "\n", encoding="utf-8")
+            losses.append(float(model(tokens, labels=labels).loss))
+    middle = statistics.median(losses)
+    known = [case for case, loss in zip(cases, losses, strict=True) if loss <= middle]
     del model
     torch.cuda.empty_cache()
-    return _train_on(file)
+    return _train_on(write_cases(work / "known.jsonl", known))
 
 
 def _drop_bare_denials(work: Path) -> list[str]:
     """Write the shipped cases without the parts of their advice that only deny ("no steroid, no
     antibiotic") and give no reason, and return the overrides that train on them.
     """
-    lines = (ROOT / "medexp" / "data" / "clinical_cases.jsonl").read_text("utf-8").splitlines()
-    file = work / "explained.jsonl"
-    with file.open("w", encoding="utf-8") as stream:
-        for line in lines:
-            case = json.loads(line)
-            case["Response"] = drop_bare_denials(case["Response"])
-            stream.write(json.dumps(case, ensure_ascii=False) + "\n")
-    return _train_on(file)
+    cases = [{**case, "Response": drop_bare_denials(case["Response"])} for case in read_cases()]
+    return _train_on(write_cases(work / "explained.jsonl", cases))
 
 
 def drop_bare_denials(answer: str) -> str:
@@ -300,6 +293,13 @@ def drop_bare_denials(answer: str) -> str:
             text = "; ".join(good)
             kept.append(f"- {text[0].upper()}{text[1:]}")
     return "\n".join(kept)
+
+
+def write_cases(file: Path, cases: Sequence[Case]) -> Path:
+    """Write `cases` a line each; return `file`."""
+    lines = [json.dumps(case, ensure_ascii=False) + "\n" for case in cases]
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
 
 
 def _train_on(file: Path) -> list[str]:

@@ -29,6 +29,10 @@ from typing import Any
 # Also as a script, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import medexp
+from benchmarks.answers.acceptance import read_cases
+from benchmarks.recipe.on_card import write_cases
+from medexp.data.split import Sides
 from medexp.evaluation.base_prompt import (
     INSTRUCTION,
     choose_way,
@@ -46,7 +50,6 @@ from medexp.evaluation.measures.safety import (
 from medexp.evaluation.measures.sections import score_structure
 from medexp.evaluation.measures.text_form import measure_repetition
 
-CASES = Path(__file__).parents[2] / "medexp" / "data" / "clinical_cases.jsonl"
 HINT = (
     "You know this of the case: the diagnosis is {condition}, and a safe answer says: {must_say}."
     " Write the answer in your own words and whole sentences, as if you had found it yourself, with"
@@ -69,8 +72,7 @@ def main() -> None:
         requests = [make_request(row, kind) for row in rows]
         draws = model.draw(requests, options.draws)
         kept, counts[kind] = choose_draws(rows, draws, known)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-        (options.out / f"{kind}.jsonl").write_text(text, encoding="utf-8")
+        write_cases(options.out / f"{kind}.jsonl", kept)
         # What was drawn is there to be read, also what was refused.
         (options.out / f"{kind}_draws.json").write_text(json.dumps(draws), encoding="utf-8")
         print(kind, counts[kind], flush=True)
@@ -94,11 +96,9 @@ def _parse_options() -> argparse.Namespace:
 
 def read_training_rows() -> list[Row]:
     """Return the shipped cases of the training side, as `dataset=clinical_cases` divides them."""
-    from medexp.data.split import Sides
-
-    sides = Sides(test=0.3, validation=0.08)
-    rows = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if sides.find(row["group"]) == "train"]
+    sides = Sides.of(medexp.compose("dataset=clinical_cases").config.dataset)
+    assert sides is not None
+    return [row for row in read_cases() if sides.find(row["group"]) == "train"]
 
 
 def make_request(row: Row, kind: str) -> str:

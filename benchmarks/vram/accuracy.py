@@ -96,8 +96,8 @@ def print_learnt(files: Sequence[Path]) -> None:
             tokens, measured = point["micro_batch"] * point["seq"], point["train_reserved_bytes"]
             plans[key].append((tokens, measured, predict_peak_bytes(point)))
     errors: dict[str, list[float]] = {"as planned": [], "one factor": [], "a line": []}
-    for points in plans.values():
-        shortest, *between, longest = sorted(points) if len(points) > 2 else (points[0], points[0])
+    for points in (points for points in plans.values() if len(points) > 2):
+        shortest, *between, longest = sorted(points)
         low, high = shortest[1] / shortest[2], longest[1] / longest[2]
         for tokens, measured, predicted in between:
             reached = (tokens - shortest[0]) / max(1, longest[0] - shortest[0])
