@@ -60,22 +60,26 @@ def check_machine(config: RunConfig, machine: Machine) -> Iterator[str]:
         yield f"hardware.dtype=bfloat16 is not supported by {card.name}; set hardware.dtype=float16"
 
 
+def _explain_one_of(first: str, second: str, remedy: str = "") -> str:
+    """Return what is wrong where both or neither of two keys, given as KEY=VALUE, are set."""
+    return f"{first} and {second}: exactly one of them must be set and the other null{remedy}"
+
+
 def _check_steps(config: RunConfig) -> Iterator[str]:
     training = config.training
     if (training.max_steps is None) == (training.epochs is None):
-        yield (
-            f"training.max_steps={training.max_steps} and training.epochs={training.epochs}: "
-            "exactly one of them must be set and the other null"
+        yield _explain_one_of(
+            f"training.max_steps={training.max_steps}", f"training.epochs={training.epochs}"
         )
 
 
 def _check_schedule(config: RunConfig) -> Iterator[str]:
     training = config.training
     if (training.warmup_steps is None) == (training.warmup_ratio is None):
-        yield (
-            f"training.warmup_steps={format_value(training.warmup_steps)} and training.warmup_ratio"
-            f"={format_value(training.warmup_ratio)}: exactly one of them must be set and the other"
-            " null; add training.warmup_steps=null where a share of the steps is meant"
+        yield _explain_one_of(
+            f"training.warmup_steps={format_value(training.warmup_steps)}",
+            f"training.warmup_ratio={format_value(training.warmup_ratio)}",
+            "; add training.warmup_steps=null where a share of the steps is meant",
         )
     if training.min_lr_ratio and training.schedule not in (Schedule.linear, Schedule.cosine):
         yield (
@@ -88,10 +92,10 @@ def _check_schedule(config: RunConfig) -> Iterator[str]:
 def _check_adapter(config: RunConfig) -> Iterator[str]:
     lora = config.lora
     if (lora.alpha is None) == (lora.alpha_ratio is None):
-        yield (
-            f"lora.alpha={format_value(lora.alpha)} and lora.alpha_ratio="
-            f"{format_value(lora.alpha_ratio)}: exactly one of them must be set and the other null;"
-            " add lora.alpha=null where alpha is to follow the rank"
+        yield _explain_one_of(
+            f"lora.alpha={format_value(lora.alpha)}",
+            f"lora.alpha_ratio={format_value(lora.alpha_ratio)}",
+            "; add lora.alpha=null where alpha is to follow the rank",
         )
     if lora.alpha_ratio is not None and lora.rank_stabilised:
         yield (

@@ -179,7 +179,8 @@ def _generate(
 
 
 def _decode_answer(case: int, tokens: list[int], model: AdapterModel) -> Answer:
-    end = next((place for place, token in enumerate(tokens) if token in model.end_ids), None)
+    ends = model.end_ids
+    end = next((place for place, token in enumerate(tokens) if token in ends), None)
     answer = tokens[:end]
     text = model.tokenizer.decode(answer, skip_special_tokens=True).strip()
     return Answer(case, text, len(answer), end is not None)

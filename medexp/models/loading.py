@@ -115,20 +115,22 @@ def _make_quantisation_config(model: Model, hardware: Hardware, stack: Backend) 
     return {"quantization_config": settings}
 
 
-def _find_whole_config(weights: Weights, stack: Backend) -> Any:
+def _find_whole_config(model: Model, weights: Weights, stack: Backend) -> Any:
     """Return the configuration of a model of text and images, None where `weights` are a decoder
     alone."""
+    if describe_family(model.shape).text_part is None:
+        return None
     config = stack.transformers.AutoConfig.from_pretrained(
         weights.location, revision=revision_of(weights)
     )
     return config if find_text_part(config.to_dict()) is not None else None
 
 
-def _make_text_options(weights: Weights, stack: Backend) -> dict[str, Any]:
+def _make_text_options(model: Model, weights: Weights, stack: Backend) -> dict[str, Any]:
     """Return what makes Transformers load the decoder alone of a model of text and images; nothing
     for a decoder."""
-    whole = _find_whole_config(weights, stack)
-    if whole is None or (part := find_text_part(whole.to_dict())) is None:
+    whole, part = _find_whole_config(model, weights, stack), describe_family(model.shape).text_part
+    if whole is None or part is None:
         return {}
     text = whole.get_text_config()
     if (quantised := getattr(whole, "quantization_config", None)) is not None:
@@ -162,7 +164,7 @@ def _load_with_peft(
         device_map={"": 0 if config.hardware.device is Device.cuda else "cpu"},
         attn_implementation="sdpa",
         **_make_quantisation_config(config.model, config.hardware, stack),
-        **_make_text_options(weights, stack),
+        **_make_text_options(config.model, weights, stack),
     )
     checkpointing = config.training.gradient_checkpointing is not Checkpointing.off
     if config.model.quantisation is Quantisation.nf4:
@@ -217,7 +219,7 @@ def _load_with_unsloth(
         offload_embedding=hardware.offload_embedding,
         unsloth_tiled_mlp=hardware.tile_mlp is True,
         use_exact_model_name=True,
-        text_only=_find_whole_config(weights, stack) is not None,
+        text_only=_find_whole_config(config.model, weights, stack) is not None,
     )
     network = stack.unsloth.FastLanguageModel.get_peft_model(
         network,
