@@ -100,23 +100,41 @@ def allow(page: Any, tokens: str) -> None:
     raise AssertionError(f"the field holds {box.input_value()}")
 
 
+def send(page: Any, question: str) -> None:
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Ask both").click()
+
+
+def read_columns(page: Any) -> dict[str, str]:
+    return {
+        f"{side} {part}": page.locator(f".prose.{side}-{part}").text_content().strip()
+        for side in ("base", "tuned")
+        for part in ("answer", "status")
+    }
+
+
 def ask(
     page: Any, question: str, until: str = "tokens in", without: str | None = None
 ) -> dict[str, str]:
     """What the columns say once both statuses hold `until` and not `without`, which those of the
     question before must not do.
     """
-    page.get_by_label("Question").fill(question)
-    page.get_by_role("button", name="Ask both").click()
+    send(page, question)
     for side in ("tuned", "base"):
         page.locator(f".prose.{side}-status").filter(
             has_text=until, has_not_text=without
         ).wait_for()
-    return {
-        f"{side} {part}": page.locator(f".prose.{side}-{part}").text_content().strip()
-        for side in ("base", "tuned")
-        for part in ("answer", "status")
-    }
+    return read_columns(page)
+
+
+def say(page: Any, question: str, answer: str) -> dict[str, str]:
+    """What the columns say once the conversation, which both answers' end adds to, has the
+    question and the tuned model's `answer`.
+    """
+    send(page, question)
+    turns = page.locator(".prose.conversation").filter(has_text=question)
+    turns.filter(has_text=answer).wait_for()
+    return read_columns(page)
 
 
 @pytest.mark.browser
@@ -202,21 +220,23 @@ def test_a_conversation_of_two_turns(conversing: Responder, chat_page: Any) -> N
     assert "A further question is the next turn" in chat_page.content()
     encoder = replace(conversing.encoder, sampling=Sampling(6, 0.0, 0.95, 0))
     model = replace(conversing, encoder=encoder)
-    first = ask(chat_page, "A man of 54.")
     expected = model.reply("A man of 54.", lambda _: False)
+    first = say(chat_page, "A man of 54.", expected.answer)
     assert first["tuned answer"] == format_markdown(expected)
-    so_far = chat_page.locator(".prose.conversation")
-    so_far.filter(has_text=expected.answer).wait_for()
     before = make_turns(expected)
-    second = ask(chat_page, "He is a smoker.")
-    for base, side in ((True, "base"), (False, "tuned")):
-        reply = model.reply("He is a smoker.", lambda _: False, base=base, before=before)
+    replies = {
+        side: model.reply("He is a smoker.", lambda _: False, base=side == "base", before=before)
+        for side in ("base", "tuned")
+    }
+    second = say(chat_page, "He is a smoker.", replies["tuned"].answer)
+    for side, reply in replies.items():
         assert second[f"{side} answer"] == format_markdown(reply).strip()
-    so_far.filter(has_text="He is a smoker.").wait_for()
+    so_far = chat_page.locator(".prose.conversation")
     assert so_far.text_content().count("User") == 2
     chat_page.get_by_role("button", name="New conversation").click()
     so_far.wait_for(state="hidden")
-    assert ask(chat_page, "A man of 54.")["tuned answer"] == first["tuned answer"]
+    again = say(chat_page, "A man of 54.", expected.answer)
+    assert again["tuned answer"] == first["tuned answer"]
 
 
 def choose_example(page: Any, place: int) -> None:
