@@ -59,6 +59,14 @@ def load_backend(hardware: Hardware, cache_dir: Path) -> Backend:
     return stack
 
 
+def preload_libraries() -> None:
+    """Import what a run on a CPU imports, for processes that are forked from this one."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with capture_library_output(), gc_paused_for_import():
+        for name in ("transformers", "trl", "peft", "datasets", "mlflow"):
+            importlib.import_module(name)
+
+
 def load_transformers(hardware: Hardware) -> Backend:
     """Import Transformers alone, for a tokenizer: seconds sooner than the whole. Nothing may be
     trained with it."""

@@ -5,15 +5,18 @@ commands in their own.
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import RunConfig
+from medexp.sweep.workers.warm_process import WarmProcess, can_fork
 from medexp.system import machine
 from medexp.system.console import Console
 from medexp.training.context import TrainResult
@@ -163,8 +166,9 @@ class TinyRuns:
 
 def command(*words: str, cwd: Path, **environment: str) -> tuple[int, str]:
     """Exit status and output (both streams) of `python words...` in `cwd`."""
-    with _started(words, cwd, environment) as process:
+    with started(words, cwd, **environment) as process:
         output, _ = process.communicate(timeout=300)
+    assert process.returncode is not None
     return process.returncode, output
 
 
@@ -172,17 +176,32 @@ def killed_at(line_part: str, words: list[str], cwd: Path) -> int:
     """Exit status of `python words...` killed outright as soon as it prints a line with
     `line_part`.
     """
-    with _started(words, cwd, {}) as process:
+    with started(words, cwd) as process:
         for line in process.stdout or ():
             if line_part in line:
                 process.kill()
+    assert process.returncode is not None
     return process.returncode
 
 
-def _started(
-    words: Iterable[str], cwd: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[str]:
+def started(
+    words: Sequence[str], cwd: Path, **environment: str
+) -> "subprocess.Popen[str] | WarmCommand":
+    """`python words...` under way in `cwd`, both streams in one.
+
+    A command of medexp is forked with the training stack imported, as trials are. One whose
+    environment is another than these tests' is not: libraries read it as they are imported.
+    """
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
+    changed = {*environment} | {
+        name
+        for name in os.environ.keys() | _AT_THE_START.keys()
+        if os.environ.get(name) != _AT_THE_START.get(name)
+    }
+    changed.discard("PYTEST_CURRENT_TEST")
+    match list(words):
+        case ["-m", module, *arguments] if can_fork() and not changed:
+            return WarmCommand(module, arguments, cwd, env)
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd,
@@ -191,3 +210,49 @@ def _started(
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+_AT_THE_START = dict(os.environ)
+
+
+class WarmCommand:
+    """A warm process with what these tests use of `subprocess.Popen`."""
+
+    def __init__(self, module: str, arguments: list[str], cwd: Path, env: Mapping[str, str]):
+        reads, writes = os.pipe()
+        self.stdout = os.fdopen(reads)
+        self._process = WarmProcess(module, arguments, writes, env, cwd)
+        os.close(writes)
+        self.pid, self.wait = self._process.pid, self._process.wait
+
+    def __enter__(self) -> "WarmCommand":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        self.wait()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def poll(self) -> int | None:
+        return self._process.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """What is still to be read, until the end."""
+        printed: list[str] = []
+        reader = threading.Thread(target=lambda: printed.append(self.stdout.read()), daemon=True)
+        reader.start()
+        reader.join(timeout)
+        if reader.is_alive():
+            self.kill()
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        self.wait()
+        return printed[0], None

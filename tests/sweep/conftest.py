@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ from typing import Any
 import hydra
 import pytest
 import yaml
-from helpers.commands import TinyRuns
+from helpers.commands import TinyRuns, WarmCommand, started
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
@@ -109,19 +108,11 @@ class Sweeps:
         output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
-    def start(self, *more: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *more: str, **environment: str) -> "subprocess.Popen[str] | WarmCommand":
         """A sweep under way."""
-        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
-        return subprocess.Popen(
-            [sys.executable, *self.words(*more)],
-            cwd=self.root,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return started(self.words(*more), self.root, **environment)
 
-    def kill(self, process: "subprocess.Popen[str]") -> None:
+    def kill(self, process: "subprocess.Popen[str] | WarmCommand") -> None:
         """kill -9."""
         process.kill()
         process.communicate()

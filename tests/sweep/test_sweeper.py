@@ -131,8 +131,9 @@ def test_no_ending_loses_anything(sweeps):
 
     process = sweeps.start(*words)
     sweeps.until("1/progress.json")
-    sweeps.kill(process)
-    os.kill(sweeps.pid(1), signal.SIGKILL)  # both: nobody is left to say a word
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(sweeps.pid(1), signal.SIGKILL)
+    sweeps.kill(process)  # both: nobody is left to say a word
 
     process = sweeps.start(*words)
     sweeps.until("2/progress.json")

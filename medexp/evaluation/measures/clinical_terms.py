@@ -88,7 +88,7 @@ class Concept:
     trees: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a lexicon is large, and equal to itself alone
 class Lexicon:
     """Every name, as its looked-up words joined by spaces, and the concepts that it may mean."""
 

@@ -21,11 +21,11 @@ figures.
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from medexp.data.words import locate_words
-from medexp.evaluation.measures.clinical_terms import Lexicon, find_mentions, is_negated
+from medexp.evaluation.measures.clinical_terms import Concept, Lexicon, find_mentions, is_negated
 from medexp.evaluation.measures.sections import parse_sections
 from medexp.evaluation.measures.words import extract_answer, stem_words
 
@@ -43,13 +43,7 @@ def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool
             for synonym in load_condition_synonyms().get(name.casefold(), ())
         ),
     ]
-    meant = {
-        concept
-        for name in names
-        for mention in find_mentions(name, lexicon)
-        if mention.text == name
-        for concept in mention.concepts
-    }
+    meant = {concept for name in names for concept in _find_concepts_of(name, lexicon)}
     text = extract_answer(answer)
     if any(
         meant & set(mention.concepts) and not mention.negated
@@ -61,6 +55,17 @@ def names_condition(answer: str, names: Sequence[str], lexicon: Lexicon) -> bool
         for line in split_answer_lines(answer)
         if not line.endswith("?")
         for name in names
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _find_concepts_of(name: str, lexicon: Lexicon) -> frozenset[Concept]:
+    """Return the concepts that the whole of `name` may mean."""
+    return frozenset(
+        concept
+        for mention in find_mentions(name, lexicon)
+        if mention.text == name
+        for concept in mention.concepts
     )
 
 
@@ -130,12 +135,9 @@ def _holds(line: str, name: str) -> bool:
             not is_negated(line, *at.span()) for at in re.finditer(rf"\b{re.escape(name)}\b", line)
         )
     wanted = stem_words(name)
+    if not wanted or not wanted <= stem_words(line):
+        return False
     places = [
         (start, end) for _, start, end in locate_words(line) if stem_words(line[start:end]) & wanted
     ]
-    line_stems = frozenset(stem for start, end in places for stem in stem_words(line[start:end]))
-    return (
-        bool(wanted)
-        and wanted <= line_stems
-        and not any(is_negated(line, start, end) for start, end in places)
-    )
+    return not any(is_negated(line, start, end) for start, end in places)

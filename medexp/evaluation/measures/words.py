@@ -65,6 +65,7 @@ _NUMBERS = {
 }
 
 
+@lru_cache(maxsize=50_000)
 def stem_words(text: str) -> frozenset[str]:
     """Return the different content words of `text`, cut to their stems and spelt one way, numbers
     up to twelve in digits.

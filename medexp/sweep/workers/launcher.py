@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from medexp.errors import MedexpError
 from medexp.sweep.search.search_space import quote_value
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
+from medexp.sweep.workers.warm_process import can_fork
 from medexp.sweep.workers.worker_pool import (
     WorkerPool,
     make_module_command,
@@ -50,7 +51,10 @@ class JobLauncher:
         device = config.hardware.device
         # An enum member once the schema has been applied, and text before.
         needs_card = getattr(device, "name", str(device)) != "cpu"
-        self.pool = WorkerPool(make_worker_environments(n_jobs, machine.read(), needs_card))
+        self.pool = WorkerPool(
+            make_worker_environments(n_jobs, machine.read(), needs_card),
+            is_warm=not needs_card and can_fork(),
+        )
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

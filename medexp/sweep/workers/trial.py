@@ -19,6 +19,7 @@ from typing import Any
 
 from medexp.errors import MedexpError, RunInterrupted, TrialPruned
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_trial_spec
+from medexp.sweep.workers.warm_process import terminate_with_parent
 from medexp.system.files import write_json_atomic
 from medexp.system.stopping import hear_ctrl_c
 
@@ -155,13 +156,15 @@ def _ending_of_error(error: BaseException) -> Ending:
 
 
 def _terminate_with_parent(parent_pid: int | None) -> None:
-    """Have Linux send SIGTERM when the sweeper dies: the step under way is finished and kept, and
-    the card is free again.
+    """Have this process get SIGTERM when the sweeper dies: the step under way is finished and kept,
+    and the card is free again.
     """
     if parent_pid is None:
         return
     # A trial has a session of its own, so Ctrl-C reaches it only through the sweeper.
     hear_ctrl_c()
+    if terminate_with_parent():
+        return
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Trials as processes of their own: a crash, a leak or a CUDA fault ends one trial and nothing
 else.
 
-Each process gets a card (CUDA_VISIBLE_DEVICES) or its share of the processor cores. What it prints
-goes to `trial.log` in its folder.
+Each process gets a card (CUDA_VISIBLE_DEVICES) or its share of the processor cores. On a CPU it is
+forked with the training stack imported. What it prints goes to `trial.log` in its folder.
 """
 
 import os
@@ -19,9 +19,12 @@ from pathlib import Path
 
 from medexp.errors import MachineError
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_outcome
+from medexp.sweep.workers.warm_process import WarmProcess
 from medexp.system.files import write_json_atomic
 from medexp.system.machine import RAM_SHARED_BY, Machine
 from medexp.system.process_identity import owner_of
+
+Process = subprocess.Popen[bytes] | WarmProcess
 
 # Between asking a trial to stop and killing it.
 GRACE_S = 30.0
@@ -62,13 +65,17 @@ def make_worker_environments(n_jobs: int, machine: Machine, on_card: bool) -> li
 
 
 class WorkerPool:
-    """Runs one process at a time in each of `environments`. Several threads may use it at once."""
+    """Runs one process at a time in each of `environments`. Several threads may use it at once.
 
-    def __init__(self, environments: Sequence[Mapping[str, str]]):
+    `is_warm`: commands of the form `python -m MODULE ...` begin with the training stack imported.
+    """
+
+    def __init__(self, environments: Sequence[Mapping[str, str]], *, is_warm: bool = False):
+        self._is_warm = is_warm
         self._free_environments: queue.Queue[Mapping[str, str]] = queue.Queue()
         for environment in environments:
             self._free_environments.put(environment)
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Process] = set()
         # Reentrant: a second signal may come while the first is passed on.
         self._lock = threading.RLock()
         self._is_stopping = False
@@ -96,6 +103,7 @@ class WorkerPool:
             why = f"still running after hydra.sweeper.trial_timeout={timeout_s:g} s"
             outcome = TrialOutcome(Ending.timeout, why, elapsed_s=elapsed_s)
         else:
+            assert process.returncode is not None
             outcome = _make_outcome_from_exit(process.returncode, folder, elapsed_s)
         # On a full disk the caller has the outcome nevertheless.
         with suppress(OSError):
@@ -104,20 +112,14 @@ class WorkerPool:
 
     def _start(
         self, command: Sequence[str], folder: Path, environment: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
+    ) -> Process:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "outcome.json").unlink(missing_ok=True)
         with (folder / "trial.log").open("ab") as log:
             log.write(f"$ {shlex.join(['python', *command[1:]])}\n".encode())
             log.flush()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C on the terminal then reaches the sweep alone, which passes it on.
-                start_new_session=True,
-                env={**_inherited_environment(), **environment},
+            process = self._start_process(
+                command, log.fileno(), {**_inherited_environment(), **environment}
             )
         with self._lock:
             self._running.add(process)
@@ -127,7 +129,25 @@ class WorkerPool:
             _send_signal(process, signal.SIGINT)
         return process
 
-    def _wait(self, process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
+    def _start_process(
+        self, command: Sequence[str], output: int, environment: Mapping[str, str]
+    ) -> Process:
+        """Start `command` in a session of its own: Ctrl-C on the terminal then reaches the sweep
+        alone, which passes it on.
+        """
+        match command:
+            case [_, "-m", module, *arguments] if self._is_warm:
+                return WarmProcess(module, arguments, output, environment, Path.cwd())
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
+
+    def _wait(self, process: Process, timeout_s: float | None) -> bool:
         """Wait for the end of `process`; returns whether it had to be ended after `timeout_s`."""
         try:
             process.wait(timeout_s)
@@ -168,7 +188,7 @@ def _inherited_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
-def _send_signal(process: subprocess.Popen[bytes], number: int) -> None:
+def _send_signal(process: Process, number: int) -> None:
     """Send a signal to the whole session of `process`, its data loader's workers included."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
