@@ -3,6 +3,7 @@ behind it.
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -40,16 +41,17 @@ LATEST = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def budgeted(resolved):
     """budgeted(point, *more): the run of a measured point, and its budget."""
+    resolved_once = cache(resolved)
 
     def made(point: dict, *more: str):
         shape = [
             f"training.max_seq_tokens={point['seq']}",
             f"training.micro_batch={point['micro_batch']}",
         ]
-        run = resolved(
+        run = resolved_once(
             "hardware=h200_141gb",
             *NOTHING_SAVED,
             *shape,
