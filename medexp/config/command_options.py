@@ -43,10 +43,14 @@ class PlanConfig(RunConfig):
 
 @dataclass
 class SweepOptions(Group):
-    """How many trials a sweep has in all (`python -m medexp.train -m`)."""
+    """How many trials a sweep has in all (`python -m medexp.train -m`), how much time of a card it
+    may take, and whether the run as configured is tried first where it lies outside the space.
+    """
 
     inside: ClassVar[str] = "sweep."
     n_trials: int = number(1)
+    budget: str | None = MISSING
+    configured_first: bool = MISSING
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.sweep.reporting.results import average_outcomes
+from medexp.sweep.search.labels import AS_CONFIGURED
 from medexp.sweep.search.options import SweepOptions
 from medexp.sweep.search.proposal import Proposal
 from medexp.sweep.search.search_space import quote_value
@@ -138,7 +139,7 @@ class TrialExecutor:
             storage=self._study.url,
             trial_id=trial_id_of(trial),
             number=trial.number,
-            name=f"{subdir}: {abbreviate_params(trial.params)}",
+            name=f"{subdir}: {abbreviate_params(trial.params) or AS_CONFIGURED}",
             pruner=self._options.pruner,
             reports=len(self._options.objectives) == 1 and self._options.repeats == 1,
             tags=tags,

@@ -21,16 +21,17 @@ from medexp.config.former_values import FORMER_VALUES
 from medexp.config.resolve import fill_shape, make_paths_absolute
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
+from medexp.sweep import first_trial
 from medexp.sweep.executor import TrialExecutor
 from medexp.sweep.optimize import TrialScheduler
 from medexp.sweep.reporting import best_preset, charts, results
 from medexp.sweep.reporting.live_table import LiveTable
-from medexp.sweep.search import labels
+from medexp.sweep.search import configured, labels
 from medexp.sweep.search.options import SweepOptions, check_options
 from medexp.sweep.search.search_space import parse_search_space
 from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ELAPSED
+from medexp.sweep.study.history import ELAPSED, values_of
 from medexp.sweep.study.study import Study, open_study
 from medexp.system import disk_space
 from medexp.system.console import NOTE, Console
@@ -77,6 +78,8 @@ def sweep(
     console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
     for warning in list_untested_libraries(("hydra-core", "optuna")):
         console.info(warning, NOTE)
+    if remark := configured.remark_on_rank(base_config, space):
+        console.info(remark, NOTE)
     if not base_config.dataset.validation and study.chooses:
         console.info(
             "dataset.validation=0: the trials are chosen by their test part, which then no longer"
@@ -89,7 +92,7 @@ def sweep(
         try:
             scheduler.recover_orphans()
             if not study.trials():
-                _enqueue_defaults(study, base_config)
+                first_trial.enqueue_configured(study, spec, console)
             _run_workers(scheduler, LiveTable(console, study), sweep_options)
             scheduler.failures.check_has_result()
         except BaseException as error:
@@ -223,17 +226,6 @@ def _make_launcher(spec: SweepSpec, task: TaskFunction) -> Any:
     )
 
 
-def _enqueue_defaults(study: Study, base_config: RunConfig) -> None:
-    """Have the run as it is configured tried first: it is the one to beat.
-
-    A grid has an order of its own, so there the first trial stays the sampler's.
-    """
-    params = labels.find_configured_point(base_config, study.space)
-    sampler = str(study.options.sampler["_target_"])
-    if params is not None and not sampler.endswith(("GridSampler", "BruteForceSampler")):
-        study.enqueue(params)
-
-
 def _run_workers(scheduler: TrialScheduler, table: LiveTable, options: SweepOptions) -> None:
     """Run one thread for each trial at a time; this thread shows the table and hears Ctrl-C.
 
@@ -273,7 +265,7 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
     elapsed_s = sum(other.user_attrs.get(ELAPSED, 0.0) for other in study.trials())
     figures = ", ".join(
         f"{name} {value:.6g}"
-        for name, value in zip(study.options.objectives, trial.values, strict=True)
+        for name, value in zip(study.options.objectives, values_of(trial), strict=True)
     )
     if (repeats := study.options.repeats) > 1:
         figures += (

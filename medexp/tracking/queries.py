@@ -156,6 +156,18 @@ def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None
         writer.folder({"folder": str(folder), "name": name})
 
 
+def add_metrics(tracking: Tracking, run_id: str, values: Mapping[str, float]) -> None:
+    """Log `values` with run `run_id`, whoever made it.
+
+    Raises: RunError if there is no such run.
+    """
+    client = open_existing_store(tracking)
+    if get_existing_run(client, run_id) is None:
+        raise RunError(f"run={run_id} is not in {tracking.root}; make ui lists the runs there")
+    for name, value in values.items():
+        client.log_metric(run_id, name, value)
+
+
 def mark_runs_killed(tracking: Tracking, run_ids: Sequence[str]) -> None:
     """Set runs whose process is gone from RUNNING to KILLED."""
     if not run_ids:

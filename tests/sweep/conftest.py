@@ -99,6 +99,7 @@ class Sweeps:
             *self.tiny_runs.overrides(),
             "evaluation.answers=0",
             "hydra.sweeper.study_name=s",
+            "sweep.configured_first=false",
             *more,
         ]
         return ["-m", "medexp.train", "-m", *quick]
@@ -278,6 +279,7 @@ class Stubs:
             loader = GlobalHydra.instance().config_loader()
             given = [
                 "hydra.sweeper.study_name=s",
+                "sweep.configured_first=false",
                 f"tracking.root={quote_value(str(self.root / 'mlruns'))}",
                 *words,
             ]

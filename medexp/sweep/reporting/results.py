@@ -13,11 +13,23 @@ from filelock import FileLock
 from medexp.config.schema import Tracking
 from medexp.errors import MedexpError, OutputError, RunError
 from medexp.reports import mlflow_description
+from medexp.sweep.reporting import currency
 from medexp.sweep.reporting.live_table import COLUMNS, make_row
-from medexp.sweep.search.labels import format_params
+from medexp.sweep.search.labels import AS_CONFIGURED, format_params
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, RUN, WHY, StudyHistory, ending_of
+from medexp.sweep.study.history import (
+    ELAPSED,
+    MEASURED,
+    PLANNED,
+    PLANNED_S,
+    RUN,
+    STEPS,
+    WHY,
+    StudyHistory,
+    ending_of,
+    values_of,
+)
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space
 from medexp.system.console import Console
@@ -84,8 +96,9 @@ def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) ->
         parent.log_metrics(
             step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation}
         )
+    parent.log_metrics(step, currency.sum_study_cost(study).metrics())
     best_trials = study.best_trials()
-    if len(best_trials) == 1 and best_trials[0].values:
+    if len(best_trials) == 1 and values_of(best_trials[0]):
         _log_best_trial(parent, study, best_trials[0], step)
     refused = [trial for trial in trials if ending_of(trial) is Ending.infeasible]
     if refused:
@@ -98,7 +111,7 @@ def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) ->
 
 
 def _log_best_trial(parent: Tracker, study: StudyHistory, trial: Any, step: int) -> None:
-    values = zip(study.options.objectives, trial.values, strict=True)
+    values = zip(study.options.objectives, values_of(trial), strict=True)
     parent.log_metrics(step, {f"best/{name}": value for name, value in values})
     numbers = {
         f"best/{key}": float(value)
@@ -131,8 +144,8 @@ def _make_description(study: StudyHistory, page: str, folder: str) -> str:
     values: dict[str, float] = {}
     params = ""
     if best_trial is not None:
-        values = dict(zip(study.options.objectives, best_trial.values, strict=True))
-        params = abbreviate_params(best_trial.params)
+        values = dict(zip(study.options.objectives, values_of(best_trial), strict=True))
+        params = abbreviate_params(best_trial.params) or AS_CONFIGURED
     return mlflow_description.describe_study(
         list(study.space.dimensions), params, values, count_endings(study), page, folder
     )
@@ -144,7 +157,7 @@ def select_best_trial(study: StudyHistory) -> Any:
     None before a trial has a value.
     """
     sign = 1 if study.options.directions[0] == "minimize" else -1
-    return min(study.best_trials(), key=lambda trial: sign * trial.values[0], default=None)
+    return min(study.best_trials(), key=lambda trial: sign * values_of(trial)[0], default=None)
 
 
 def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.ModelVersion | None:
@@ -175,11 +188,13 @@ def trial_as_dict(trial: Any) -> dict[str, object]:
         "number": trial.number,
         "ending": ending.value if ending else trial.state.name.lower(),
         "params": trial.params,
-        "values": trial.values,
+        "values": values_of(trial) or None,
         "constraints": trial.constraints,
         "planned_bytes": trial.user_attrs.get(PLANNED),
         "measured_bytes": trial.user_attrs.get(MEASURED),
+        "planned_s": trial.user_attrs.get(PLANNED_S),
         "elapsed_s": trial.user_attrs.get(ELAPSED),
+        "steps": trial.user_attrs.get(STEPS),
         "mlflow_run_id": trial.user_attrs.get(RUN),
         "why": trial.user_attrs.get(WHY),
     }
@@ -215,6 +230,7 @@ def print_results(
         " repeated a finished one"
     )
     rows.append(("never started", not_started))
+    rows += currency.cost_rows(study)
     if best_file is not None:
         command = f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best"
         rows.append((BEST_PRESET, str(best_file)))
@@ -230,7 +246,7 @@ def _name_trial(trial: Any) -> str:
 
 
 def _format_values(trial: Any) -> str:
-    return ", ".join(f"{value:.4f}" for value in trial.values)
+    return ", ".join(f"{value:.4f}" for value in values_of(trial))
 
 
 def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tuple[str, str]]:
@@ -242,7 +258,7 @@ def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tu
     # The first trial is the run as it was configured, which the sweep has to beat.
     first = min(done, key=lambda trial: trial.number)
     sign = 1 if study.options.directions[0] == "minimize" else -1
-    second_best = min(others, key=lambda trial: sign * trial.value)
+    second_best = min(others, key=lambda trial: sign * values_of(trial)[0])
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
     next_best = f"{_name_trial(second_best)}, had {_format_values(second_best)}"
     rows = [("it beat", f"{count}; the next best, {next_best}")]
