@@ -78,6 +78,7 @@ METRICS = {
     "sweep/planned_bytes, sweep/peak_gib": "a trial",
     "sweep/planned_s, sweep/elapsed_s, sweep/steps": "a trial, and the sweep in all: its cost",
     "best/METRIC, best/KEY, trials/ENDING, seeds/mean, seeds/standard_deviation": "a sweep",
+    "final/METRIC": "a sweep: the mean of its final runs, on the test part",
 }
 _COMMENT = re.compile(r"^\s*(?P<key>[\w.]+):[^#]*?\s#\s(?P<text>.+)$")
 

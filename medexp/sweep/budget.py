@@ -8,6 +8,7 @@ study took. On a CPU nothing is planned before a trial has been measured.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -65,8 +66,8 @@ class TrialCosts:
 
     def spent_s(self) -> float:
         """Return the seconds that trials took, those that still run with what they should take."""
-        final_runs = self._study.optuna.user_attrs.get(FINAL, ())
-        final_s: float = sum(run["elapsed_s"] for run in final_runs)
+        final_runs = self._study.optuna.user_attrs.get(FINAL, {})
+        final_s: float = sum(run["elapsed_s"] for run in final_runs.values())
         return sum(map(_spent_s, self._study.trials())) + final_s
 
     def explain_excess(self, trial: Any, proposal: Proposal) -> str:
@@ -87,6 +88,14 @@ class TrialCosts:
             f"{kept_back}{planned if planned_s else ''}, so no more trials start; the same command"
             " with a larger one goes on"
         )
+
+    def plan_final_s(self, proposal: Proposal, runs: int) -> float | None:
+        """Return the seconds that so many final runs should take, None where nothing tells.
+
+        Answers are not planned, and short trials may have none.
+        """
+        steps = proposal.config.training.max_steps if proposal.config else None
+        return self._plan_runs_s(proposal, steps, runs)
 
     def _reserve_s(self, proposal: Proposal) -> float:
         """Return the seconds that the final run should take if this proposal were the best."""
@@ -136,20 +145,22 @@ def split_elapsed(trial: Any, outcome: TrialOutcome, repeats: int) -> dict[str, 
 
 
 def measure_lost_s(study: StudyHistory, trial: Any) -> float:
-    """Return the seconds that the runs of a `trial` took whose sweeper is gone.
+    """Return the seconds that the runs of a `trial` took whose sweeper is gone."""
+    return sum(map(measure_folder_s, study.list_run_folders(trial)))
+
+
+def measure_folder_s(folder: Path) -> float:
+    """Return the seconds that the run in `folder` took, 0 where none was started.
 
     Of a run that ended without a word it is the time until the last file that it wrote.
     """
-    lost_s = 0.0
-    for folder in study.list_run_folders(trial):
-        outcome = read_outcome(folder)
-        process = folder / "process.json"
-        if outcome is not None:
-            lost_s += outcome.elapsed_s
-        elif process.is_file():
-            newest = max(file.stat().st_mtime for file in folder.iterdir())
-            lost_s += newest - process.stat().st_mtime
-    return lost_s
+    outcome, process = read_outcome(folder), folder / "process.json"
+    if outcome is not None:
+        return outcome.elapsed_s
+    if not process.is_file():
+        return 0.0
+    newest = max(file.stat().st_mtime for file in folder.iterdir())
+    return newest - process.stat().st_mtime
 
 
 def _spent_s(trial: Any) -> float:

@@ -29,7 +29,7 @@ from medexp.sweep.study.history import (
     PLANNED,
     PLANNED_S,
     PLANNED_STEP_S,
-    is_beside,
+    is_outside,
     trial_id_of,
 )
 from medexp.sweep.study.study import Study
@@ -130,7 +130,7 @@ class TrialScheduler:
         is_told = self.study.tell(trial, TrialOutcome(ending, why, elapsed_s=elapsed_s), {})
         # A trial that was cut short before it had all parameters leaves nothing to continue.
         is_whole = set(frozen_trial.params) >= set(self.study.space.dimensions)
-        if is_told and (is_whole or is_beside(frozen_trial)):
+        if is_told and (is_whole or is_outside(frozen_trial)):
             self.study.enqueue(frozen_trial.params, continues=self.study.reload(trial))
 
     def send_heartbeat(self) -> None:
@@ -157,10 +157,17 @@ class TrialScheduler:
             # The jobs of such a launcher run on; the next command takes them up.
             self.abandons_trials = True
 
-    def _is_over(self) -> bool:
+    @property
+    def is_cut_by_timeout(self) -> bool:
+        """Has hydra.sweeper.timeout ended the search before there were enough trials?"""
+        return self._is_timed_out() and self.study.count_done() < self._options.n_trials
+
+    def _is_timed_out(self) -> bool:
         timeout = self._options.timeout
-        is_timed_out = timeout is not None and time.monotonic() - self._started_at > timeout
-        return bool(self.stop_requests or self.error or is_timed_out or self._is_spent)
+        return timeout is not None and time.monotonic() - self._started_at > timeout
+
+    def _is_over(self) -> bool:
+        return bool(self.stop_requests or self.error or self._is_timed_out() or self._is_spent)
 
     def _next_trial(self) -> tuple[Any, Proposal] | None:
         """Return the next trial that may start; None when there are enough or nothing is left."""
@@ -224,7 +231,7 @@ class TrialScheduler:
     def _ask(self) -> tuple[Any, Proposal] | None:
         """Return one more trial with its proposal, None if it is not to be started."""
         trial = self.study.ask()
-        params = {} if is_beside(trial) else self._spec.suggest_params(trial)
+        params = {} if is_outside(trial) else self._spec.suggest_params(trial)
         # Each of several trials at once has its share of the machine.
         machine_share = machine.share_machine(machine.read(), self._options.n_jobs)
         proposal = make_proposal(

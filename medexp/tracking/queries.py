@@ -117,7 +117,12 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
     sign = -1 if study.data.tags.get("medexp.direction", "").startswith("maximize") else 1
     trials = [run for run in named if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
     done = [
-        run for run in trials if run.info.status == "FINISHED" and objective in run.data.metrics
+        run
+        for run in trials
+        # What the final run of a trial came to was measured on other cases than the trials were.
+        if run.info.status == "FINISHED"
+        and objective in run.data.metrics
+        and "medexp.final_of_trial" not in run.data.tags
     ]
     return [
         run.info.run_id for run in sorted(done, key=lambda run: sign * run.data.metrics[objective])

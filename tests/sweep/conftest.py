@@ -252,7 +252,7 @@ class Stubs:
             Ending.done, "", {"result/loss_after": 1.0 + params.get("lora.r", 0) / 100}
         )
         monkeypatch.chdir(root)
-        monkeypatch.setattr(sweeper, "_make_launcher", lambda *_: self)
+        monkeypatch.setattr(sweeper, "_make_launcher", lambda *_, **__: self)
         monkeypatch.setattr(
             results,
             "open_parent_run",
@@ -291,9 +291,10 @@ class Stubs:
             }
             tasks = list(cfg.hydra.overrides.task)
             sweeper.sweep(options, tasks, cfg, HydraContext(loader, Callbacks()), lambda _: None)
-            url = options["storage"] or storage.default_url(self.root / "multirun" / "s")
+            name = cfg.hydra.sweeper.study_name
+            url = options["storage"] or storage.default_url(self.root / "multirun" / name)
             return open_study(
-                cfg.hydra.sweeper.study_name,
+                name,
                 url,
                 parse_search_space(options["params"], tasks, loader, has_custom_params=True),
                 check_options(options),

@@ -6,10 +6,10 @@ from typing import Any
 
 from medexp.config.schema import Tracking
 from medexp.errors import RunError
+from medexp.sweep.study.final_results import load_final_results
 from medexp.sweep.study.history import (
     CONTINUES,
     ELAPSED,
-    FINAL,
     PLANNED_S,
     RUN,
     STEPS,
@@ -40,7 +40,7 @@ class StudyCost:
 def sum_study_cost(study: StudyHistory) -> StudyCost:
     """Return what the trials of `study`, and its final runs, have taken."""
     trials = study.trials()
-    final_runs = study.optuna.user_attrs.get(FINAL, ())
+    final_runs = load_final_results(study).values()
     # A trial that goes on where another was cut begins to count with the steps of that one.
     continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
     planned = [
@@ -50,11 +50,11 @@ def sum_study_cost(study: StudyHistory) -> StudyCost:
     ]
     return StudyCost(
         elapsed_s=sum(trial.user_attrs.get(ELAPSED, 0.0) for trial in trials)
-        + sum(run["elapsed_s"] for run in final_runs),
+        + sum(run.elapsed_s for run in final_runs),
         steps=sum(
             trial.user_attrs.get(STEPS, 0) for trial in trials if trial.number not in continued
         )
-        + sum(run["steps"] for run in final_runs),
+        + sum(run.steps for run in final_runs),
         planned_s=sum(attrs[PLANNED_S] for attrs in planned),
         planned_elapsed_s=sum(attrs[ELAPSED] for attrs in planned),
     )

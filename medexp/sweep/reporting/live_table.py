@@ -19,9 +19,11 @@ from medexp.sweep.study.history import (
     PLANNED,
     PLANNED_S,
     STEPS,
+    WARM,
     WHY,
     StudyHistory,
     ending_of,
+    is_from_other_study,
     values_of,
 )
 from medexp.sweep.study.trial_files import Ending, read_json_object
@@ -168,6 +170,8 @@ def make_row(trial: Any) -> TrialRow:
     state = ending.value if ending else trial.state.name.lower()
     if ending and ending not in (Ending.done, Ending.pruned) and attrs.get(WHY):
         state = f"{state}: {attrs[WHY][:MAX_WHY_CHARACTERS]}"
+    if is_from_other_study(trial):
+        state = f"{state}, of {attrs[WARM]}"
     return TrialRow(
         number=str(trial.number),
         params=format_params(trial.params),

@@ -13,11 +13,12 @@ from filelock import FileLock
 from medexp.config.schema import Tracking
 from medexp.errors import MedexpError, OutputError, RunError
 from medexp.reports import mlflow_description
-from medexp.sweep.reporting import currency
+from medexp.sweep.reporting import currency, winner
 from medexp.sweep.reporting.live_table import COLUMNS, make_row
 from medexp.sweep.search.labels import AS_CONFIGURED, format_params
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.study import storage
+from medexp.sweep.study.final_results import FinalResult
 from medexp.sweep.study.history import (
     ELAPSED,
     MEASURED,
@@ -85,8 +86,15 @@ def count_endings(study: StudyHistory) -> dict[str, int]:
     return {ending.value: endings.count(ending) for ending in Ending if ending in endings}
 
 
-def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) -> None:
-    """Log the best trial, the counts and the refused proposals with the parent run."""
+def log_results(
+    parent: Tracker,
+    study: StudyHistory,
+    best_file: Path | None,
+    final_results: Sequence[FinalResult] = (),
+) -> None:
+    """Log the best trial, the counts, the refused proposals and the final runs with the parent
+    run.
+    """
     trials = study.trials()
     step = study.count_done()
     endings = count_endings(study)
@@ -97,6 +105,7 @@ def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) ->
             step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation}
         )
     parent.log_metrics(step, currency.sum_study_cost(study).metrics())
+    winner.log_final_results(parent, step, final_results)
     best_trials = study.best_trials()
     if len(best_trials) == 1 and values_of(best_trials[0]):
         _log_best_trial(parent, study, best_trials[0], step)
@@ -105,7 +114,10 @@ def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) ->
         parent.log_json(_make_refused_columns(study, refused), INFEASIBLE_PROPOSALS)
     parent.log_json([trial_as_dict(trial) for trial in trials], TRIALS)
     folder = str(short(best_file.parent)) if best_file is not None else ""
-    parent.set_description(_make_description(study, parent.page, folder))
+    final = "\n\n".join(
+        f"{title.capitalize()}: {text}" for title, text in winner.final_rows(study, final_results)
+    )
+    parent.set_description(_make_description(study, parent.page, folder, final))
     if best_file is not None:
         parent.log_text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
 
@@ -139,7 +151,7 @@ def _make_refused_columns(study: StudyHistory, refused: Sequence[Any]) -> dict[s
     return columns
 
 
-def _make_description(study: StudyHistory, page: str, folder: str) -> str:
+def _make_description(study: StudyHistory, page: str, folder: str, final: str) -> str:
     best_trial = select_best_trial(study)
     values: dict[str, float] = {}
     params = ""
@@ -147,7 +159,7 @@ def _make_description(study: StudyHistory, page: str, folder: str) -> str:
         values = dict(zip(study.options.objectives, values_of(best_trial), strict=True))
         params = abbreviate_params(best_trial.params) or AS_CONFIGURED
     return mlflow_description.describe_study(
-        list(study.space.dimensions), params, values, count_endings(study), page, folder
+        list(study.space.dimensions), params, values, count_endings(study), page, folder, final
     )
 
 
@@ -160,17 +172,18 @@ def select_best_trial(study: StudyHistory) -> Any:
     return min(study.best_trials(), key=lambda trial: sign * values_of(trial)[0], default=None)
 
 
-def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.ModelVersion | None:
-    """Register the best trial's adapter in MLflow as models:/STUDY@best.
+def register_best(
+    tracking_config: Tracking, study: StudyHistory, final_results: Sequence[FinalResult] = ()
+) -> registry.ModelVersion | None:
+    """Register the adapter of the first final run, else of the best trial, in MLflow as
+    models:/STUDY@best.
 
-    Where trials do not log their adapter, this one's is logged first. Returns None where the
-    adapter or its run is gone.
+    Where its run has not logged it, it is logged first. Returns None where the adapter or its run
+    is gone.
     """
-    best_trial = select_best_trial(study)
-    run_id = best_trial.user_attrs.get(RUN) if best_trial is not None else None
+    run_id, folder = _find_winner(study, final_results)
     if run_id is None:
         return None
-    folder = study.folder_of(best_trial)
     model_name = re.sub("[/:@]", "-", study.name)
     # Its run may be in another store or deleted, or the store locked. The results of the study do
     # not depend on the registry.
@@ -179,6 +192,20 @@ def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Mo
             queries.add_folder(tracking_config, run_id, folder / ADAPTER, ADAPTER)
         return registry.register_adapter(tracking_config, run_id, model_name, BEST_ALIAS)
     return None
+
+
+def _find_winner(
+    study: StudyHistory, final_results: Sequence[FinalResult]
+) -> tuple[str | None, Path | None]:
+    """Return the MLflow run and the folder of what the study has come to."""
+    if final_results:
+        # The best of several seeds would be chosen by the test part.
+        first = final_results[0]
+        return first.run_id, study.folder / first.folder if study.folder else None
+    best_trial = select_best_trial(study)
+    if best_trial is None:
+        return None, None
+    return best_trial.user_attrs.get(RUN), study.folder_of(best_trial)
 
 
 def trial_as_dict(trial: Any) -> dict[str, object]:
@@ -205,6 +232,7 @@ def print_results(
     study: StudyHistory,
     best_file: Path | None,
     registered: registry.ModelVersion | None,
+    final_results: Sequence[FinalResult] = (),
 ) -> None:
     """Print the trials that were started, the best, what it beat, and what was not started."""
     best_trials = study.best_trials()
@@ -224,6 +252,7 @@ def print_results(
         for trial in best_trials
     ]
     rows += _comparison_rows(study, best_trials) + _seed_rows(study)
+    rows += winner.final_rows(study, final_results)
     endings = count_endings(study)
     not_started = (
         f"{endings.get('infeasible', 0)} proposals could not fit, {endings.get('copied', 0)}"

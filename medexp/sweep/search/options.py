@@ -29,6 +29,10 @@ class SweepOptions(Group):
     n_trials: int = number(1)
     budget: str | None = MISSING
     configured_first: bool = MISSING
+    final: bool = MISSING
+    final_steps: int | None = number(1)
+    final_seeds: int = number(1)
+    warm_start: str | None = MISSING
     n_jobs: int = number(1)
     repeats: int = number(1)
     timeout: float | None = number(above=0)

@@ -46,6 +46,10 @@ BEAT = "beat"
 # as FAIL, because samplers read the space off completed trials, and it has none; its values are
 # kept as an attribute.
 CONFIGURED = "configured"
+# Of which study and trial it is a copy.
+WARM = "warm_start"
+# The first objective of every repeat.
+REPEAT_VALUES = "repeat_values"
 VALUES = "values"
 
 # Another trial with the same parameters would end in the same way.
@@ -71,6 +75,11 @@ class StudyHistory:
         return str(self.optuna.study_name)
 
     @property
+    def chooses(self) -> bool:
+        """Whether something is chosen by its trials: repeats with other seeds choose nothing."""
+        return set(self.space.dimensions) != {"training.seed"}
+
+    @property
     def _storage(self) -> Any:
         return private_names.STUDY_STORAGE.require(self.optuna)
 
@@ -91,6 +100,8 @@ class StudyHistory:
         recorded = trial.user_attrs.get(FOLDER)
         if not recorded:
             return None
+        if is_from_other_study(trial):
+            return Path(recorded)
         return (self.folder or Path(recorded).parent) / Path(recorded).name
 
     def list_run_folders(self, trial: Any) -> list[Path]:
@@ -283,11 +294,19 @@ def trial_id_of(trial: Any) -> int:
     return trial_id
 
 
-def is_beside(trial: Any) -> bool:
-    """Is `trial` beside the `n_trials` that were asked for: the run as configured, outside the
-    space?
-    """
+def is_outside(trial: Any) -> bool:
+    """Is `trial` the run as configured, outside the space?"""
     return CONFIGURED in trial.user_attrs
+
+
+def is_from_other_study(trial: Any) -> bool:
+    """Is `trial` a copy of one of the study that this one was warm-started from?"""
+    return WARM in trial.user_attrs
+
+
+def is_beside(trial: Any) -> bool:
+    """Is `trial` beside the `n_trials` that were asked for?"""
+    return is_outside(trial) or is_from_other_study(trial)
 
 
 def counts(trial: Any) -> bool:
