@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _describe_cost(attrs: dict[str, Any]) -> str:
-    """Return steps, seconds taken and seconds planned; studies of before 2026-11-29 have no plan."""
+    """Return steps, seconds taken and, where the study has them, seconds planned."""
     planned = f", {attrs[PLANNED_S]:.0f} s planned" if PLANNED_S in attrs else ""
     return f"{attrs.get(STEPS, '?')} steps, {attrs.get(ELAPSED, 0.0):.0f} s{planned}"
 
