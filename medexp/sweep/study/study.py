@@ -104,7 +104,7 @@ class Study(StudyHistory):
 
     def enqueue_outside(self) -> None:
         """Have the run as configured tried next, which is no point of the space."""
-        self.optuna.enqueue_trial({}, user_attrs={CONFIGURED: True})
+        self.optuna.enqueue_trial({}, user_attrs={CONFIGURED: True}, skip_if_exists=True)
 
     def find_twin(self, trial: Any) -> Any | None:
         """Return the trial that `trial` would repeat, None where there is none.
