@@ -38,7 +38,7 @@ from medexp.sweep.study.final_results import (
 from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_json_object, read_outcome
 from medexp.system import machine
-from medexp.system.console import Console
+from medexp.system.console import NOTE, Console
 from medexp.system.process_identity import wait_for_end
 from medexp.system.units import format_duration
 from medexp.tracking.run_name import abbreviate_params
@@ -96,6 +96,8 @@ class FinalRun:
         Raises: ConfigError for one that could not be trained, as with more warm-up than steps.
         """
         if not self.is_wanted:
+            if self._options.final:
+                self._console.info("no final run: other seeds of one recipe choose nothing", NOTE)
             return None
         dimensions = self._spec.space.dimensions
         params = {key: dimension.ends()[0] for key, dimension in dimensions.items()}

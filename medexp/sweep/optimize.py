@@ -313,6 +313,8 @@ class TrialScheduler:
         metrics = outcome.metrics | {
             "sweep/planned_bytes": float(planned_bytes),
             "sweep/peak_gib": gib(int(peak_bytes)),
+            "sweep/elapsed_s": outcome.elapsed_s,
+            "sweep/steps": float(self.study.count_steps(trial)),
         }
         if outcome.ending is Ending.done:
             self._refuse_unlogged(trial, metrics)

@@ -99,6 +99,10 @@ def sweep(
                 # A timeout that is meant for short trials must not end the final run.
                 executor.set_launcher(_make_launcher(spec, task, trial_timeout=None))
                 final_results = final_run.train(study, executor, scheduler.costs)
+            elif final_run.is_wanted:
+                console.info(
+                    "the final run waits for the end of the search: the same command", NOTE
+                )
         except BaseException as error:
             # What ended the sweep may keep the results from being written too. The user is told of
             # the first error, which is the cause.

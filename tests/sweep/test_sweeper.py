@@ -215,6 +215,9 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
     preset = [
         "sweep=pareto_loss_vram",
         "lora.r=choice(4,8)",
+        # The preset's alpha follows the rank, which a rank-stabilised scale does not allow.
+        "lora.alpha=16",
+        "lora.alpha_ratio=null",
         "training.max_seq_tokens=choice(580,640)",
     ]
     (sweeps.root / "space_of_mine.py").write_text(OWN_SPACE)
