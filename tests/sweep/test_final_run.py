@@ -11,15 +11,21 @@ LOSS = "result/loss_after"
 PRESET = ["sweep=grid_rank", "lora.r=choice(4,8)", "sweep.n_trials=2", "sweep.final=true"]
 
 
-def _loss_by_rank(params):
-    return TrialOutcome(Ending.done, "", {LOSS: 1 + params["lora.r"] / 100})
+def test_the_winner_has_the_length_of_the_run_without_the_preset_and_is_not_lost(stubs):
+    ends = iter([TrialOutcome(Ending.crashed, "killed by SIGKILL")])
 
+    def end(params):
+        done = TrialOutcome(Ending.done, "", {LOSS: 1 + params["lora.r"] / 100})
+        # The preset gives trials their length, and overrides give it to the final run.
+        return next(ends, done) if "training.max_steps" in params else done
 
-def test_the_winner_has_the_length_of_the_run_without_the_preset(stubs):
-    stubs.ends = _loss_by_rank
-    study = stubs.run(*PRESET, "training.learning_rate=0.001", "evaluation.every_steps=7")
-    trials, (final,) = stubs.started[:2], stubs.started[2:]
-    assert {params["lora.r"] for params in trials} == {4, 8}
+    stubs.ends = end
+    words = [*PRESET, "training.learning_rate=0.001", "evaluation.every_steps=7"]
+    with pytest.raises(SweepFailed, match="the final run ended, crashed: killed by SIGKILL"):
+        stubs.run(*words)
+    study = stubs.run(*words)
+    final = stubs.started[3]
+    assert final == stubs.started[2]
     # What the preset makes short is as without it; what was chosen and what was asked for stays.
     assert final["lora.r"] == 4
     assert (final["training.max_steps"], final["training.warmup_steps"]) == (60, 5)
@@ -28,32 +34,11 @@ def test_the_winner_has_the_length_of_the_run_without_the_preset(stubs):
     assert final["sweep"] == "grid_rank"
     assert "dataset.validation" not in final
     (result,) = load_final_results(study).values()
-    assert (result.ending, result.seed) == ("done", 3407)
-    assert study.folder_of(study.best_trials()[0]).parent == stubs.root / "multirun/s"
-
-
-def test_seeds_and_steps_of_the_winner_may_be_asked_for_and_are_trained_once(stubs):
-    stubs.ends = _loss_by_rank
-    words = [*PRESET, "sweep.final_steps=30", "sweep.final_seeds=2"]
-    stubs.run(*words).close()
-    finals = stubs.started[2:]
-    assert [params.get("training.seed") for params in finals] == [None, 3408]
-    assert [params["training.max_steps"] for params in finals] == [30, 30]
-    stubs.run(*words[:-1], "sweep.final_seeds=3")
-    assert [params.get("training.seed") for params in stubs.started[4:]] == [3409]
-
-
-def test_a_winner_that_fails_is_told_and_tried_again(stubs):
-    ends = iter([TrialOutcome(Ending.crashed, "killed by SIGKILL")])
-    stubs.ends = lambda params: (
-        next(ends, _loss_by_rank(params)) if "training.max_steps" in params
-        else _loss_by_rank(params)
-    )  # fmt: skip
-    with pytest.raises(SweepFailed, match="the final run ended, crashed: killed by SIGKILL"):
-        stubs.run(*PRESET)
-    (result,) = load_final_results(stubs.run(*PRESET)).values()
-    assert len(stubs.started) == 4
-    assert result.is_done
+    assert (result.is_done, result.seed) == (True, 3407)
+    study.close()
+    # Another seed is trained, and the first is not trained again.
+    stubs.run(*words, "sweep.final_seeds=2")
+    assert [params.get("training.seed") for params in stubs.started[4:]] == [3408]
 
 
 def test_what_the_winner_came_to_is_one_sentence(opened):

@@ -24,16 +24,11 @@ def test_the_trials_of_an_earlier_study_are_known_and_not_tried_again(stubs):
     # A trial's folder is where it was trained.
     assert {study.folder_of(trial).parent.name for trial in told} == {"first"}
     assert study.best_trials()[0].params["lora.r"] == 4
-    study.close()
-    # The same command tells them once.
-    assert len(stubs.run(*words).trials()) == 3
     for words, said in (
         (["training.max_steps=30"], r"training\.max_steps=30 \(was 60\)"),
         (["training.learning_rate=interval(1e-4,1e-3)"], "it varied lora.r and this sweep varies"),
         (["sweep.warm_start=firts"], "is no study; did you mean first"),
-        (["sweep.warm_start=s"], "is this study itself"),
     ):
-        name = "s" if "is this" in said else "other"
         with pytest.raises(ConfigError, match=said):
             stubs.run("lora.r=choice(4,8,16)", "sweep.warm_start=first",
-                      f"hydra.sweeper.study_name={name}", *words)  # fmt: skip
+                      "hydra.sweeper.study_name=other", *words)  # fmt: skip
