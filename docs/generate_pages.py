@@ -71,11 +71,14 @@ METRICS = {
     "result/loss_before, result/loss_after, result/loss_change": "held-out loss, nats a token",
     "result/loss_paired_change, ..._low, ..._high, result/loss_sign_test_p": "the same by case,"
     " with its interval and p; also result/structure_...",
+    "result/steps, result/training_s": "optimizer steps, and the seconds of this process in them",
     "result/tokens_per_s, result/elapsed_s": "the run",
     "noise/MEASURE": "how far the mean moved between two askings (`evaluate.noise_floor`)",
     "judge/tokens, judge/dollars": "what a judge cost, where the endpoint says",
     "sweep/planned_bytes, sweep/peak_gib": "a trial",
+    "sweep/planned_s, sweep/elapsed_s, sweep/steps": "a trial, and the sweep in all: its cost",
     "best/METRIC, best/KEY, trials/ENDING, seeds/mean, seeds/standard_deviation": "a sweep",
+    "final/METRIC": "a sweep: the mean of its final runs, on the test part",
 }
 _COMMENT = re.compile(r"^\s*(?P<key>[\w.]+):[^#]*?\s#\s(?P<text>.+)$")
 

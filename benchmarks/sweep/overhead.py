@@ -2,6 +2,8 @@
 
     python benchmarks/sweep/overhead.py multirun/rank_lr_seq-cpu
 
+A trial's line ends with its currency: steps, seconds of the card, and the seconds planned for it.
+
 Before: the last trial's end to this process's birth (drawing, composing, planning, telling of what
 cannot fit, starting it). After: the outcome on disk to the study's record (the process ends, the
 study is told). Between lies the trial with its imports.
@@ -10,9 +12,10 @@ study is told). Between lies the trial with its imports.
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import FOLDER, ending_of
+from medexp.sweep.study.history import ELAPSED, FOLDER, PLANNED_S, STEPS, ending_of
 from medexp.sweep.study.trial_files import read_json_object
 
 
@@ -46,7 +49,7 @@ def main() -> None:
         rows.append((before, end - outcome_at))
         print(
             f"trial {trial.number}: {before:.2f} s before, {end - outcome_at:.2f} s after,"
-            f" {outcome_at - process['began']:.1f} s itself"
+            f" {outcome_at - process['began']:.1f} s itself; {_describe_cost(trial.user_attrs)}"
         )
         last_end = end
     before, after = (statistics.median(column) for column in zip(*rows, strict=True))
@@ -54,6 +57,12 @@ def main() -> None:
         f"median of {len(rows)} trials: {before:.2f} s before + {after:.2f} s after ="
         f" {before + after:.2f} s"
     )
+
+
+def _describe_cost(attrs: dict[str, Any]) -> str:
+    """Return steps, seconds taken and, where the study has them, seconds planned."""
+    planned = f", {attrs[PLANNED_S]:.0f} s planned" if PLANNED_S in attrs else ""
+    return f"{attrs.get(STEPS, '?')} steps, {attrs.get(ELAPSED, 0.0):.0f} s{planned}"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ GRID = (
     "lora.r=choice(4,8)",
     "hydra/sweeper/sampler=grid",
     "sweep.n_trials=2",
+    "sweep.configured_first=false",
     "hydra.sweeper.study_name=s",
     "hydra.sweeper.max_failure_rate=1",
     "evaluation.answers=0",

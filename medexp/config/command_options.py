@@ -43,10 +43,21 @@ class PlanConfig(RunConfig):
 
 @dataclass
 class SweepOptions(Group):
-    """How many trials a sweep has in all (`python -m medexp.train -m`)."""
+    """How many trials a sweep has in all (`python -m medexp.train -m`), how much time of a card it
+    may take, and whether the run as configured is tried first where it lies outside the space.
+    `final` has the best trial's settings trained at full length, `final_seeds` times;
+    `final_steps` null is as many steps as the run would have without the sweep's preset.
+    `warm_start` is an earlier study whose trials are known from the start.
+    """
 
     inside: ClassVar[str] = "sweep."
     n_trials: int = number(1)
+    budget: str | None = MISSING
+    configured_first: bool = MISSING
+    final: bool = MISSING
+    final_steps: int | None = number(1)
+    final_seeds: int = number(1)
+    warm_start: str | None = MISSING
 
 
 @dataclass

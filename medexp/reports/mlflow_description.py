@@ -91,9 +91,10 @@ def describe_study(
     counts: Mapping[str, int],
     page: str,
     folder: str,
+    final: str = "",
 ) -> str:
     """Return the description of a sweep's own run; `best` is its best point in words, "" before
-    there is one, `folder` where it lies.
+    there is one, `folder` where it lies, `final` what its final run and its luck came to.
     """
     tally = ", ".join(f"{number} {ending}" for ending, number in counts.items())
     question = f"**Question:** which {', '.join(f'`{name}`' for name in dimensions)} is best?"
@@ -109,7 +110,7 @@ def describe_study(
     )
     command = f"    python -m medexp.train --config-dir {folder} experiment=best"
     return _join_paragraphs(
-        f"Best so far: **{best}**, {values}. {links}", question, trials, command
+        f"Best so far: **{best}**, {values}. {links}", final, question, trials, command
     )
 
 

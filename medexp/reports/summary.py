@@ -46,6 +46,7 @@ def run_metrics(outcome: RunSummary) -> dict[str, float]:
         "result/loss_after": outcome.loss_after,
         "result/loss_change": outcome.loss_after - outcome.loss_before,
         "result/elapsed_s": outcome.elapsed_s,
+        "result/steps": outcome.steps,
     }
     for name, comparison in (("loss", outcome.loss), ("structure", outcome.structure)):
         if comparison is not None:
@@ -57,6 +58,7 @@ def run_metrics(outcome: RunSummary) -> dict[str, float]:
             outcome.planned_bytes / outcome.peak_bytes - 1
         )
     if outcome.steps_s:
+        values["result/training_s"] = outcome.steps_s
         values["result/tokens_per_s"] = outcome.tokens / outcome.steps_s
     return values
 

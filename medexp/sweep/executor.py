@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from medexp.sweep.reporting.results import average_outcomes
+from medexp.sweep.search.labels import AS_CONFIGURED
 from medexp.sweep.search.options import SweepOptions
 from medexp.sweep.search.proposal import Proposal
 from medexp.sweep.search.search_space import quote_value
 from medexp.sweep.spec import SweepSpec
-from medexp.sweep.study.history import FOLDER, trial_id_of
+from medexp.sweep.study.history import FOLDER, REPEAT_VALUES, trial_id_of
 from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_outcome
 from medexp.system import private_names
@@ -44,7 +45,20 @@ class TrialExecutor:
                 # It is the last repeat's outcome again, whose time has been counted.
                 outcomes.append(replace(outcomes[-1], ending=Ending.pruned, why=why, elapsed_s=0.0))
                 break
+        self._keep_repeats(trial, outcomes)
         return average_outcomes(outcomes)
+
+    def _keep_repeats(self, trial: Any, outcomes: Sequence[TrialOutcome]) -> None:
+        """Keep the first objective of every repeat, which says how far equal runs lie apart."""
+        objective = self._options.objectives[0]
+        done = [outcome.metrics for outcome in outcomes if outcome.ending is Ending.done]
+        values = [metrics[objective] for metrics in done if objective in metrics]
+        if len(values) > 1:
+            trial.set_user_attr(REPEAT_VALUES, values)
+
+    def set_launcher(self, launcher: Any) -> None:
+        """Run what comes next through `launcher`."""
+        self._launcher = launcher
 
     def read_outcome_of_orphan(self, folder: Path) -> TrialOutcome | None:
         """Return the outcome in the `folder` of a trial whose sweeper is gone, None without one."""
@@ -95,19 +109,28 @@ class TrialExecutor:
         subdir = self._subdir(trial, repeat)
         folder = self._spec.folder / subdir
         trial.set_user_attr(FOLDER, str(folder))
-        self._make_trial_spec(trial, subdir).write(folder)
-        (folder / "outcome.json").unlink(missing_ok=True)
         overrides = [
             *proposal.overrides,
             # The first repeat has the seed of the config.
             *([f"training.seed={first_seed(proposal) + repeat}"] if repeat else []),
+        ]
+        outcome = self.run(overrides, self._make_trial_spec(trial, subdir), subdir)
+        return mark_diverged(outcome, self._options)
+
+    def run(self, overrides: Sequence[str], trial_spec: TrialSpec, subdir: str) -> TrialOutcome:
+        """Run the command of these `overrides` in the study's folder `subdir`; wait for its end."""
+        folder = self._spec.folder / subdir
+        trial_spec.write(folder)
+        (folder / "outcome.json").unlink(missing_ok=True)
+        job = [
+            *overrides,
             f"hydra.sweep.dir={quote_value(str(self._spec.folder))}",
             f"hydra.sweep.subdir={subdir}",
         ]
         started_at = time.perf_counter()
         failure = None
         try:
-            job_returns = self._launcher.launch([overrides], initial_job_idx=trial.number)
+            job_returns = self._launcher.launch([job], initial_job_idx=trial_spec.number)
             failure = private_names.JOB_RETURN.of(job_returns[0]) if job_returns else None
         # A launcher that has lost its worker may raise anything, and one trial is all that it cost.
         except Exception as error:
@@ -116,8 +139,7 @@ class TrialExecutor:
             Ending.crashed, str(failure or "no result came back")
         )
         (folder / "trial.json").unlink(missing_ok=True)
-        elapsed_s = time.perf_counter() - started_at
-        return mark_diverged(replace(outcome, elapsed_s=elapsed_s), self._options)
+        return replace(outcome, elapsed_s=time.perf_counter() - started_at)
 
     def _subdir(self, trial: Any, repeat: int) -> str:
         """Return the folder of a repeat. It is not 1_1, which Hydra would read as the number 11."""
@@ -125,26 +147,43 @@ class TrialExecutor:
         return f"{trial.number}-{repeat + 1}" if has_repeats else str(trial.number)
 
     def _make_trial_spec(self, trial: Any, subdir: str) -> TrialSpec:
-        # medexp's own launcher can be interrupted, and starts its trials as children of this
-        # process.
-        is_child = hasattr(self._launcher, "interrupt")
-        tags = {
-            "mlflow.parentRunId": self.parent_run_id,
-            "medexp.study": self._study.name,
-            "medexp.trial": str(trial.number),
-        }
         return TrialSpec(
             study_name=self._study.name,
             storage=self._study.url,
             trial_id=trial_id_of(trial),
             number=trial.number,
-            name=f"{subdir}: {abbreviate_params(trial.params)}",
+            name=f"{subdir}: {abbreviate_params(trial.params) or AS_CONFIGURED}",
             pruner=self._options.pruner,
             reports=len(self._options.objectives) == 1 and self._options.repeats == 1,
-            tags=tags,
-            parent_pid=os.getpid() if is_child else None,
+            tags=self._make_tags() | {"medexp.trial": str(trial.number)},
+            parent_pid=self._find_parent_pid(),
             chooses=self._study.chooses,
         )
+
+    def make_final_spec(self, number: int, name: str) -> TrialSpec:
+        """Return what tells a process that it is the final run of trial `number`: it chooses
+        nothing, so it is measured on the test part, and reports nothing to the study.
+        """
+        return TrialSpec(
+            study_name=self._study.name,
+            storage=self._study.url,
+            trial_id=-1,
+            number=number,
+            name=name,
+            pruner=None,
+            reports=False,
+            tags=self._make_tags() | {"medexp.final_of_trial": str(number)},
+            parent_pid=self._find_parent_pid(),
+            chooses=False,
+        )
+
+    def _make_tags(self) -> dict[str, str]:
+        return {"mlflow.parentRunId": self.parent_run_id, "medexp.study": self._study.name}
+
+    def _find_parent_pid(self) -> int | None:
+        # medexp's own launcher can be interrupted, and starts its trials as children of this
+        # process.
+        return os.getpid() if hasattr(self._launcher, "interrupt") else None
 
 
 def first_seed(proposal: Proposal) -> int:

@@ -15,12 +15,23 @@ from typing import Any
 
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
+from medexp.sweep.budget import TrialCosts, measure_lost_s, split_elapsed
 from medexp.sweep.executor import TrialExecutor
 from medexp.sweep.failure_policy import FailurePolicy
+from medexp.sweep.reporting import currency
 from medexp.sweep.search.proposal import VRAM, Proposal, make_proposal
 from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ATTEMPT, MEASURED, OWNER, PLANNED, trial_id_of
+from medexp.sweep.study.history import (
+    ATTEMPT,
+    MEASURED,
+    OWNER,
+    PLANNED,
+    PLANNED_S,
+    PLANNED_STEP_S,
+    is_outside,
+    trial_id_of,
+)
 from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_json_object
 from medexp.system import disk_space, machine
@@ -49,6 +60,7 @@ class TrialScheduler:
     ):
         self.study = study
         self.failures = FailurePolicy(study, spec.folder)
+        self.costs = TrialCosts(study)
         self._spec = spec
         self._base_config = base_config
         self._executor = executor
@@ -59,6 +71,7 @@ class TrialScheduler:
         self._started_at = time.monotonic()
         self._refused_in_a_row = 0
         self._repeated_in_a_row = 0
+        self._is_spent = False
         self._messages: set[str] = set()
         self.in_flight: dict[int, Any] = {}
         self.error: BaseException | None = None
@@ -85,14 +98,16 @@ class TrialScheduler:
             self._wait_for_process_end(frozen_trial.number, folder)
             outcome = self._executor.read_outcome_of_orphan(folder) if folder else None
             if outcome is None:
-                self._retry(trial, Ending.died, "its sweeper and it ended without a word")
+                why = "its sweeper and it ended without a word"
+                self._retry(trial, Ending.died, why, measure_lost_s(self.study, frozen_trial))
             elif outcome.ending is Ending.stopped:
-                self._retry(trial, Ending.stopped, outcome.why)
+                self._retry(trial, Ending.stopped, outcome.why, outcome.elapsed_s)
             elif self._options.repeats == 1:
                 self._tell(trial, outcome, frozen_trial.user_attrs.get(PLANNED, 0))
             # Of several repeats others may be missing: the next trial reads those that there are.
             else:
-                self._retry(trial, Ending.died, "its sweeper and it ended without a word")
+                why = "its sweeper and it ended without a word"
+                self._retry(trial, Ending.died, why, measure_lost_s(self.study, frozen_trial))
 
     def _wait_for_process_end(self, number: int, folder: Path | None) -> None:
         """Wait for the process of an orphan, because a trial must not be trained twice at once."""
@@ -101,7 +116,7 @@ class TrialScheduler:
             message = f"trial {number} of an earlier command is still ending"
             wait_for_end(process, END_TIMEOUT_S, lambda: self._console.info(message))
 
-    def _retry(self, trial: Any, ending: Ending, why: str) -> None:
+    def _retry(self, trial: Any, ending: Ending, why: str, elapsed_s: float = 0.0) -> None:
         """End a trial that was cut short, and have its parameters tried next.
 
         The new trial finds the checkpoint and the MLflow run of the old one by its parameters.
@@ -109,12 +124,13 @@ class TrialScheduler:
         frozen_trial = self.study.reload(trial)
         attempt = frozen_trial.user_attrs.get(ATTEMPT, 1)
         if ending is Ending.died and attempt >= MAX_ATTEMPTS:
-            crash = TrialOutcome(Ending.crashed, f"died {attempt} times without a word")
-            self.study.tell(trial, crash, {})
+            why = f"died {attempt} times without a word"
+            self.study.tell(trial, TrialOutcome(Ending.crashed, why, elapsed_s=elapsed_s), {})
             return
-        is_told = self.study.tell(trial, TrialOutcome(ending, why), {})
+        is_told = self.study.tell(trial, TrialOutcome(ending, why, elapsed_s=elapsed_s), {})
         # A trial that was cut short before it had all parameters leaves nothing to continue.
-        if is_told and set(frozen_trial.params) >= set(self.study.space.dimensions):
+        is_whole = set(frozen_trial.params) >= set(self.study.space.dimensions)
+        if is_told and (is_whole or is_outside(frozen_trial)):
             self.study.enqueue(frozen_trial.params, continues=self.study.reload(trial))
 
     def send_heartbeat(self) -> None:
@@ -141,10 +157,17 @@ class TrialScheduler:
             # The jobs of such a launcher run on; the next command takes them up.
             self.abandons_trials = True
 
-    def _is_over(self) -> bool:
+    @property
+    def is_cut_by_timeout(self) -> bool:
+        """Has hydra.sweeper.timeout ended the search before there were enough trials?"""
+        return self._is_timed_out() and self.study.count_done() < self._options.n_trials
+
+    def _is_timed_out(self) -> bool:
         timeout = self._options.timeout
-        is_timed_out = timeout is not None and time.monotonic() - self._started_at > timeout
-        return bool(self.stop_requests or self.error or is_timed_out)
+        return timeout is not None and time.monotonic() - self._started_at > timeout
+
+    def _is_over(self) -> bool:
+        return bool(self.stop_requests or self.error or self._is_timed_out() or self._is_spent)
 
     def _next_trial(self) -> tuple[Any, Proposal] | None:
         """Return the next trial that may start; None when there are enough or nothing is left."""
@@ -208,7 +231,7 @@ class TrialScheduler:
     def _ask(self) -> tuple[Any, Proposal] | None:
         """Return one more trial with its proposal, None if it is not to be started."""
         trial = self.study.ask()
-        params = self._spec.suggest_params(trial)
+        params = {} if is_outside(trial) else self._spec.suggest_params(trial)
         # Each of several trials at once has its share of the machine.
         machine_share = machine.share_machine(machine.read(), self._options.n_jobs)
         proposal = make_proposal(
@@ -218,6 +241,12 @@ class TrialScheduler:
             self._spec.launch_dir,
         )
         trial.set_user_attr(PLANNED, proposal.planned_bytes)
+        for name, seconds in (
+            (PLANNED_S, self.costs.plan_s(proposal)),
+            (PLANNED_STEP_S, proposal.step_s),
+        ):
+            if seconds is not None:
+                trial.set_user_attr(name, seconds)
         if not self._is_startable(trial, proposal):
             return None
         self._refused_in_a_row = self._repeated_in_a_row = 0
@@ -240,6 +269,11 @@ class TrialScheduler:
             self.study.tell_twin(trial, twin)
             self._repeated_in_a_row += 1
             return False
+        if excess := self.costs.explain_excess(trial, proposal):
+            self._is_spent = True
+            self._say_once(excess)
+            self._retry(trial, Ending.stopped, excess)
+            return False
         return True
 
     def _run_trial(self, trial: Any, proposal: Proposal) -> None:
@@ -251,7 +285,7 @@ class TrialScheduler:
             if outcome.ending.is_failure:
                 self._refuse_full_disk(trial)
             if outcome.ending is Ending.stopped:
-                self._retry(trial, Ending.stopped, outcome.why)
+                self._retry(trial, Ending.stopped, outcome.why, outcome.elapsed_s)
             else:
                 self._tell(trial, outcome, proposal.planned_bytes)
                 self.failures.check_outcome(outcome)
@@ -279,6 +313,8 @@ class TrialScheduler:
         metrics = outcome.metrics | {
             "sweep/planned_bytes": float(planned_bytes),
             "sweep/peak_gib": gib(int(peak_bytes)),
+            "sweep/elapsed_s": outcome.elapsed_s,
+            "sweep/steps": float(self.study.count_steps(trial)),
         }
         if outcome.ending is Ending.done:
             self._refuse_unlogged(trial, metrics)
@@ -294,7 +330,9 @@ class TrialScheduler:
             if name in metrics
         }
         told = replace(outcome, metrics=metrics)
-        self.study.tell(trial, told, violations, {MEASURED: measured_bytes})
+        measured = split_elapsed(trial, outcome, self._options.repeats)
+        self.study.tell(trial, told, violations, {MEASURED: measured_bytes, **measured})
+        currency.log_trial_cost(self._base_config.tracking, self.study.reload(trial))
 
     def _refuse_unlogged(self, trial: Any, metrics: Mapping[str, float]) -> None:
         try:

@@ -3,49 +3,41 @@ there are enough, and the results.
 """
 
 import shlex
-import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from medexp.cli.hub_shape import fill_hub_shape
-from medexp.config import flatten
-from medexp.config.former_values import FORMER_VALUES
 from medexp.config.resolve import fill_shape, make_paths_absolute
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError, RunInterrupted, first_line
+from medexp.sweep import first_trial, fixed_part, warm_start
 from medexp.sweep.executor import TrialExecutor
+from medexp.sweep.final_run import FinalRun
 from medexp.sweep.optimize import TrialScheduler
 from medexp.sweep.reporting import best_preset, charts, results
 from medexp.sweep.reporting.live_table import LiveTable
-from medexp.sweep.search import labels
+from medexp.sweep.search import configured, labels
 from medexp.sweep.search.options import SweepOptions, check_options
 from medexp.sweep.search.search_space import parse_search_space
+from medexp.sweep.signals import SignalHandlers
 from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ELAPSED
+from medexp.sweep.study.final_results import FinalResult
+from medexp.sweep.study.history import ELAPSED, is_from_other_study, values_of
 from medexp.sweep.study.study import Study, open_study
 from medexp.system import disk_space
 from medexp.system.console import NOTE, Console
 from medexp.system.private_names import list_untested_libraries
-from medexp.system.stopping import is_same_again
 from medexp.system.units import format_duration
 from medexp.tracking.artifact_names import CHARTS
 from medexp.tracking.tracker import Tracker
-
-# Optuna's user attributes of a study. Studies that were begun earlier hold these names.
-_FIXED_PART = "asked"  # as `flatten.extract_identity` has it
-_FORMER_FIXED_PART = "base"
-
-_OBJECTIVE = "hydra.sweeper.objective"
-_MAX_CHANGES_SHOWN = 4
 
 
 def sweep(
@@ -70,13 +62,21 @@ def sweep(
     )
     spec = SweepSpec(sweep_options, space, config, context)
     base_config = spec.check()
-    study = _open_study(spec, base_config)
+    final_run = FinalRun(spec, console)
+    reserve = final_run.check()
+    name = spec.name_study(base_config)
+    # A study that is refused for it must not have been begun.
+    earlier = warm_start.find_earlier_study(spec, base_config)
+    study = _open_study(name, spec, base_config)
     _refuse_spent_budget(study)
-    executor = TrialExecutor(study, spec, _make_launcher(spec, task))
+    executor = TrialExecutor(study, spec, _make_launcher(spec, task, sweep_options.trial_timeout))
     scheduler = TrialScheduler(study, spec, base_config, executor, console)
+    scheduler.costs.reserve = reserve
     console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
     for warning in list_untested_libraries(("hydra-core", "optuna")):
         console.info(warning, NOTE)
+    if remark := configured.remark_on_rank(base_config, space):
+        console.info(remark, NOTE)
     if not base_config.dataset.validation and study.chooses:
         console.info(
             "dataset.validation=0: the trials are chosen by their test part, which then no longer"
@@ -86,12 +86,23 @@ def sweep(
     parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.info)
     with parent_run as parent:
         executor.parent_run_id = parent.run_id
+        final_results: list[FinalResult] = []
         try:
             scheduler.recover_orphans()
-            if not study.trials():
-                _enqueue_defaults(study, base_config)
+            if earlier is not None:
+                warm_start.add_trials(study, earlier, spec.folder, console)
+            if all(is_from_other_study(trial) for trial in study.trials()):
+                first_trial.enqueue_configured(study, spec, console)
             _run_workers(scheduler, LiveTable(console, study), sweep_options)
             scheduler.failures.check_has_result()
+            if not scheduler.is_cut_by_timeout:
+                # A timeout that is meant for short trials must not end the final run.
+                executor.set_launcher(_make_launcher(spec, task, trial_timeout=None))
+                final_results = final_run.train(study, executor, scheduler.costs)
+            elif final_run.is_wanted:
+                console.info(
+                    "the final run waits for the end of the search: the same command", NOTE
+                )
         except BaseException as error:
             # What ended the sweep may keep the results from being written too. The user is told of
             # the first error, which is the cause.
@@ -99,10 +110,10 @@ def sweep(
                 results.log_results(parent, study, _write_best_preset(spec, study))
             raise results.explain_error(error, spec.folder, study) from error
         best_file = _write_best_preset(spec, study)
-        results.log_results(parent, study, best_file)
+        results.log_results(parent, study, best_file, final_results)
         _draw_charts(study, base_config, spec.folder / "charts", parent, console)
-        registered = results.register_best(base_config.tracking, study)
-    results.print_results(console, study, best_file, registered)
+        registered = results.register_best(base_config.tracking, study, final_results)
+    results.print_results(console, study, best_file, registered, final_results)
     return study.best_trials()
 
 
@@ -120,9 +131,8 @@ def _draw_charts(
         console.info(f"the charts could not be drawn ({first_line(error)})", NOTE)
 
 
-def _open_study(spec: SweepSpec, base_config: RunConfig) -> Study:
+def _open_study(name: str, spec: SweepSpec, base_config: RunConfig) -> Study:
     """Return the study of `spec`, new or as an earlier command left it, and its folder with it."""
-    name = spec.name_study(base_config)
     try:
         spec.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,77 +142,13 @@ def _open_study(spec: SweepSpec, base_config: RunConfig) -> Study:
     url = spec.options.storage or storage.default_url(spec.folder)
     study = open_study(name, url, spec.space, spec.options)
     study.folder = spec.folder
-    _check_base_unchanged(study, base_config)
+    fixed_part.check_unchanged(study, base_config)
     config_file = spec.folder / "multirun.yaml"
     config_file.touch()
     # hydra.sweeper.storage may hold a password, so only this user may read the file.
     config_file.chmod(0o600)
     OmegaConf.save(spec.hydra_config, config_file)
     return study
-
-
-def _check_base_unchanged(study: Study, base_config: RunConfig) -> None:
-    """Check that the fixed part is that of the study: its trials may differ in its dimensions only.
-
-    Raises: ConfigError naming what has changed.
-    """
-    current = {
-        name: value
-        for name, value in flatten.extract_identity(base_config).items()
-        if name not in study.space.dimensions
-    }
-    current[_OBJECTIVE] = list(study.options.objectives)
-    study_attrs = study.optuna.user_attrs
-    stored = study_attrs.get(_FIXED_PART) or _migrate_fixed_part(
-        study_attrs.get(_FORMER_FIXED_PART), current, base_config
-    )
-    if stored is None:
-        study.optuna.set_user_attr(_FIXED_PART, current)
-        return
-    # Before the first value nothing depends on the objective yet, so it may change.
-    if not any(trial.state.name == "COMPLETE" for trial in study.trials()):
-        stored[_OBJECTIVE] = current[_OBJECTIVE]
-    study.optuna.set_user_attr(_FIXED_PART, stored)
-    changed = [
-        f"{key}={_value_of(current, key)} (was {_value_of(stored, key)})"
-        for key in sorted({*current, *stored})
-        if _value_of(current, key) != _value_of(stored, key)
-    ]
-    if changed:
-        more = len(changed) - _MAX_CHANGES_SHOWN
-        raise ConfigError(
-            f"study {study.name} was begun with other settings:"
-            f" {', '.join(changed[:_MAX_CHANGES_SHOWN])}{f' and {more} more' if more > 0 else ''}; "
-            "set them back, or give the new study a name: hydra.sweeper.study_name=NAME"
-        )
-
-
-def _value_of(fixed: Mapping[str, Any], key: str) -> Any:
-    """Return the value of `key`; a newer key that is at its former value is not stored."""
-    return fixed.get(key, FORMER_VALUES.get(key))
-
-
-def _migrate_fixed_part(
-    stored: dict[str, Any] | None, current: Mapping[str, Any], base_config: RunConfig
-) -> dict[str, Any] | None:
-    """Return the fixed part that an older medexp stored as it is stored today, None for None.
-
-    An older medexp stored more keys. It stored what it had read from the machine, which may be
-    another machine now. And it stored absolute paths, of which only the last name is compared.
-    """
-    if stored is None:
-        return None
-
-    def is_same(name: str) -> bool:
-        before, now = stored[name], current[name]
-        are_paths = isinstance(before, str) and isinstance(now, str) and Path(before).is_absolute()
-        return name in base_config.asked or (are_paths and Path(before).name == Path(now).name)
-
-    return {
-        name: current[name] if name in current and is_same(name) else value
-        for name, value in stored.items()
-        if name in current or flatten.is_of_identity(name)
-    }
 
 
 def _refuse_spent_budget(study: Study) -> None:
@@ -215,23 +161,15 @@ def _refuse_spent_budget(study: Study) -> None:
         )
 
 
-def _make_launcher(spec: SweepSpec, task: TaskFunction) -> Any:
+def _make_launcher(spec: SweepSpec, task: TaskFunction, trial_timeout: float | None) -> Any:
     from hydra.core.plugins import Plugins
 
+    config = spec.hydra_config.copy()
+    with open_dict(config):
+        config.hydra.sweeper.trial_timeout = trial_timeout
     return Plugins.instance().instantiate_launcher(
-        hydra_context=spec.hydra_context, task_function=task, config=spec.hydra_config
+        hydra_context=spec.hydra_context, task_function=task, config=config
     )
-
-
-def _enqueue_defaults(study: Study, base_config: RunConfig) -> None:
-    """Have the run as it is configured tried first: it is the one to beat.
-
-    A grid has an order of its own, so there the first trial stays the sampler's.
-    """
-    params = labels.find_configured_point(base_config, study.space)
-    sampler = str(study.options.sampler["_target_"])
-    if params is not None and not sampler.endswith(("GridSampler", "BruteForceSampler")):
-        study.enqueue(params)
 
 
 def _run_workers(scheduler: TrialScheduler, table: LiveTable, options: SweepOptions) -> None:
@@ -241,7 +179,7 @@ def _run_workers(scheduler: TrialScheduler, table: LiveTable, options: SweepOpti
     """
     workers = [threading.Thread(target=scheduler.run, daemon=True) for _ in range(options.n_jobs)]
     next_beat_at = 0.0
-    with _SignalHandlers(scheduler.request_stop), table:
+    with SignalHandlers(scheduler.request_stop), table:
         for worker in workers:
             worker.start()
         while any(worker.is_alive() for worker in workers) and not scheduler.abandons_trials:
@@ -273,7 +211,7 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
     elapsed_s = sum(other.user_attrs.get(ELAPSED, 0.0) for other in study.trials())
     figures = ", ".join(
         f"{name} {value:.6g}"
-        for name, value in zip(study.options.objectives, trial.values, strict=True)
+        for name, value in zip(study.options.objectives, values_of(trial), strict=True)
     )
     if (repeats := study.options.repeats) > 1:
         figures += (
@@ -294,30 +232,3 @@ def _write_best_preset(spec: SweepSpec, study: Study) -> Path | None:
     cfg = make_paths_absolute(cfg, spec.launch_dir)
     preset = best_preset.format_preset(cfg, spec.compose_defaults, header)
     return best_preset.write_preset(preset, spec.folder)
-
-
-class _SignalHandlers:
-    """While open, Ctrl-C and SIGTERM call `on_signal` with their number instead of ending the
-    process.
-    """
-
-    def __init__(self, on_signal: Callable[[int], None]):
-        self._on_signal = on_signal
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        # Python lets only the main thread set a handler.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {
-                number: signal.signal(number, self._handle)
-                for number in (signal.SIGINT, signal.SIGTERM)
-            }
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        # Linux sends SIGTERM once for every thread of a parent that dies.
-        if not is_same_again(number):
-            self._on_signal(number)

@@ -117,7 +117,12 @@ def find_study(tracking: Tracking, name: str) -> tuple[list[str], str]:
     sign = -1 if study.data.tags.get("medexp.direction", "").startswith("maximize") else 1
     trials = [run for run in named if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
     done = [
-        run for run in trials if run.info.status == "FINISHED" and objective in run.data.metrics
+        run
+        for run in trials
+        # What the final run of a trial came to was measured on other cases than the trials were.
+        if run.info.status == "FINISHED"
+        and objective in run.data.metrics
+        and "medexp.final_of_trial" not in run.data.tags
     ]
     return [
         run.info.run_id for run in sorted(done, key=lambda run: sign * run.data.metrics[objective])
@@ -154,6 +159,18 @@ def add_folder(tracking: Tracking, run_id: str, folder: Path, name: str) -> None
             client, run_id, run.info.experiment_id, folder_of_uri(run.info.artifact_uri)
         )
         writer.folder({"folder": str(folder), "name": name})
+
+
+def add_metrics(tracking: Tracking, run_id: str, values: Mapping[str, float]) -> None:
+    """Log `values` with run `run_id`, whoever made it.
+
+    Raises: RunError if there is no such run.
+    """
+    client = open_existing_store(tracking)
+    if get_existing_run(client, run_id) is None:
+        raise RunError(f"run={run_id} is not in {tracking.root}; make ui lists the runs there")
+    for name, value in values.items():
+        client.log_metric(run_id, name, value)
 
 
 def mark_runs_killed(tracking: Tracking, run_ids: Sequence[str]) -> None:

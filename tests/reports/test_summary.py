@@ -38,6 +38,8 @@ def test_a_falling_loss_is_a_negative_change():
         "result/loss_after": 2.25,
         "result/loss_change": -0.25,
         "result/elapsed_s": 185.0,
+        "result/steps": 60,
+        "result/training_s": 60.0,
         "result/tokens_per_s": 2000.0,
     }
 

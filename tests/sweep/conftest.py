@@ -98,6 +98,7 @@ class Sweeps:
             *self.tiny_runs.overrides(),
             "evaluation.answers=0",
             "hydra.sweeper.study_name=s",
+            "sweep.configured_first=false",
             *more,
         ]
         return ["-m", "medexp.train", "-m", *quick]
@@ -242,7 +243,7 @@ class Stubs:
             Ending.done, "", {"result/loss_after": 1.0 + params.get("lora.r", 0) / 100}
         )
         monkeypatch.chdir(root)
-        monkeypatch.setattr(sweeper, "_make_launcher", lambda *_: self)
+        monkeypatch.setattr(sweeper, "_make_launcher", lambda *_, **__: self)
         monkeypatch.setattr(
             results,
             "open_parent_run",
@@ -269,6 +270,7 @@ class Stubs:
             loader = GlobalHydra.instance().config_loader()
             given = [
                 "hydra.sweeper.study_name=s",
+                "sweep.configured_first=false",
                 f"tracking.root={quote_value(str(self.root / 'mlruns'))}",
                 *words,
             ]
@@ -280,9 +282,10 @@ class Stubs:
             }
             tasks = list(cfg.hydra.overrides.task)
             sweeper.sweep(options, tasks, cfg, HydraContext(loader, Callbacks()), lambda _: None)
-            url = options["storage"] or storage.default_url(self.root / "multirun" / "s")
+            name = cfg.hydra.sweeper.study_name
+            url = options["storage"] or storage.default_url(self.root / "multirun" / name)
             return open_study(
-                cfg.hydra.sweeper.study_name,
+                name,
                 url,
                 parse_search_space(options["params"], tasks, loader, has_custom_params=True),
                 check_options(options),

@@ -14,7 +14,7 @@ import yaml
 from medexp.errors import BadInput, ConfigError, SweepFailed
 from medexp.sweep import optimize as trials_module
 from medexp.sweep.study import history as history_module
-from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.history import ending_of, values_of
 from medexp.sweep.study.storage import default_url
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_trial_spec
 from medexp.sweep.workers.trial import TrialContext
@@ -125,6 +125,26 @@ def test_a_prefix_of_an_override_is_no_part_of_its_name(stubs):
 def test_what_varies_may_be_what_the_fixed_part_is_missing(stubs):
     stubs.run("training.max_steps=null", "training.epochs=choice(1,2)", "sweep.n_trials=2")
     assert sorted(stubs.points("training.epochs")) == [1, 2]
+
+
+def test_the_run_as_configured_comes_first_outside_the_space_too(stubs):
+    ends = iter([TrialOutcome(Ending.stopped, "Ctrl-C")])
+    stubs.ends = lambda params: next(ends, loss(1 + params.get("lora.r", 0) / 100))
+    study = stubs.run(
+        "lora.r=choice(4,8)",
+        "sweep.n_trials=2",
+        "sweep.configured_first=true",
+        "hydra/sweeper/sampler=grid",
+    )
+    assert [params.get("lora.r") for params in stubs.started[:2]] == [None, None]
+    assert {params["lora.r"] for params in stubs.started[2:]} == {4, 8}
+    assert endings(study) == ["stopped", "done", "done", "done"]
+    assert study.count_done() == 2
+    # Samplers read the space off completed trials, and this one has no parameters.
+    (best,) = study.best_trials()
+    assert (best.number, best.state.name, values_of(best)) == (1, "FAIL", [1.0])
+    assert "lora" not in yaml.safe_load((stubs.root / "multirun/s/best.yaml").read_text())
+    assert any("lies outside the space: it is trial 0, beside the 2" in it for it in stubs.said)
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,12 @@ def test_a_sweep_over_ranks_keeps_the_scale(sweeps):
         "training.loraplus_lr_ratio=choice(4,16)",
         "hydra/sweeper/sampler=grid",
         "sweep.n_trials=4",
+        "sweep.final=true",
+        "sweep.final_steps=3",
+        "dataset.validation=2",
     )
     assert status == 0, output
+    _has_its_winner(sweeps, output)
     trials = [run for run in sweeps.tiny_runs.runs() if "lora.alpha_ratio" in run.data.params]
     tried = {
         (run.data.params["lora.r"], run.data.params["training.loraplus_lr_ratio"]) for run in trials
@@ -113,6 +117,24 @@ def test_a_sweep_over_ranks_keeps_the_scale(sweeps):
         config = json.loads(file.read_text())
         scales.add(config["lora_alpha"] / config["r"])
     assert scales == {2.0}
+
+
+def _has_its_winner(sweeps, output) -> None:
+    runs = {run.info.run_name.partition(":")[0]: run for run in sweeps.tiny_runs.runs()}
+    (final,) = [run for name, run in runs.items() if name.startswith("final of")]
+    trial, parent = runs[final.data.tags["medexp.final_of_trial"]], runs["s"]
+    assert trial.info.run_id == parent.data.tags["best.run_id"]
+    assert "settings over 3 steps, training.seed=3407, on the test part: result/loss" in output
+    assert (trial.data.metrics["result/steps"], final.data.metrics["result/steps"]) == (2, 3)
+    assert trial.data.metrics["sweep/steps"] == 2
+    assert parent.data.metrics["sweep/steps"] == 4 * 2 + 3
+    assert parent.data.metrics["sweep/elapsed_s"] > 4 * trial.data.metrics["result/elapsed_s"]
+    # Only the winner has opened the test part.
+    openings = (sweeps.root / "mlruns/test_openings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run"] for line in openings] == [final.info.run_id]
+    best = finished_run.find_run("models:/s@best", str(sweeps.root / "mlruns"), sweeps.root).kept
+    assert best is not None
+    assert best.run_id == final.info.run_id
 
 
 def test_no_ending_loses_anything(sweeps):
@@ -194,6 +216,9 @@ def test_two_objectives_repeated_runs_and_a_space_of_one_s_own(sweeps):
     preset = [
         "sweep=pareto_loss_vram",
         "lora.r=choice(4,8)",
+        # The preset's alpha follows the rank, which a rank-stabilised scale does not allow.
+        "lora.alpha=16",
+        "lora.alpha_ratio=null",
         "training.max_seq_tokens=choice(580,640)",
     ]
     (sweeps.root / "space_of_mine.py").write_text(OWN_SPACE)

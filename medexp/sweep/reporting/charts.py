@@ -188,9 +188,9 @@ def find_rank_length_frontier(study: StudyHistory, config: RunConfig) -> list[tu
 
 
 def _split_done_and_refused(study: StudyHistory) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return the trials with a value, and the proposals that could not fit."""
+    """Return the trials with a value and a place, and the proposals that could not fit."""
     trials = study.trials()
-    done = [trial for trial in trials if ending_of(trial) is Ending.done]
+    done = [trial for trial in trials if ending_of(trial) is Ending.done and trial.params]
     refused = [
         trial
         for trial in trials

@@ -13,12 +13,34 @@ from rich.table import Table
 from rich.text import Text
 
 from medexp.sweep.search.labels import format_params
-from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, WHY, StudyHistory, ending_of
+from medexp.sweep.study.history import (
+    ELAPSED,
+    MEASURED,
+    PLANNED,
+    PLANNED_S,
+    STEPS,
+    WARM,
+    WHY,
+    StudyHistory,
+    ending_of,
+    is_from_other_study,
+    values_of,
+)
 from medexp.sweep.study.trial_files import Ending, read_json_object
 from medexp.system.console import Console
 from medexp.system.units import GIB, format_duration
 
-COLUMNS = ("trial", "parameters", "GiB planned", "measured", "objective", "state", "time")
+COLUMNS = (
+    "trial",
+    "parameters",
+    "GiB planned",
+    "measured",
+    "objective",
+    "state",
+    "steps",
+    "time planned",
+    "time",
+)
 MAX_ROWS = 20
 MAX_WHY_CHARACTERS = 80
 REFRESH_S = 1.0
@@ -34,6 +56,8 @@ class TrialRow(NamedTuple):
     measured_gib: str
     objective: str
     state: str
+    steps: str
+    planned: str
     elapsed: str
 
 
@@ -89,9 +113,11 @@ class LiveTable:
             row = make_row(trial)
             peak_gib = row.measured_gib or row.planned_gib
             memory = f"  {peak_gib} GiB" if peak_gib else ""
+            steps = f", {row.steps} steps" if row.steps else ""
+            planned = f" (planned {row.planned})" if row.planned else ""
             self._console.info(
                 f"  trial {row.number}  {row.params}  {row.objective or '-'}{memory}  {row.state} "
-                f" {row.elapsed}{self._format_remaining_time(trials)}"
+                f" {row.elapsed}{planned}{steps}{self._format_remaining_time(trials)}"
             )
 
     def _make_table(self, trials: list[Any]) -> Table:
@@ -140,10 +166,12 @@ def make_row(trial: Any) -> TrialRow:
     """Return the cells of `trial`, empty where nothing is known yet."""
     ending, attrs = ending_of(trial), trial.user_attrs
     has_values = ending in (Ending.done, Ending.copied)
-    values = " ".join(f"{value:.4f}" for value in trial.values or ()) if has_values else ""
+    values = " ".join(f"{value:.4f}" for value in values_of(trial)) if has_values else ""
     state = ending.value if ending else trial.state.name.lower()
     if ending and ending not in (Ending.done, Ending.pruned) and attrs.get(WHY):
         state = f"{state}: {attrs[WHY][:MAX_WHY_CHARACTERS]}"
+    if is_from_other_study(trial):
+        state = f"{state}, of {attrs[WARM]}"
     return TrialRow(
         number=str(trial.number),
         params=format_params(trial.params),
@@ -151,6 +179,8 @@ def make_row(trial: Any) -> TrialRow:
         measured_gib=_format_gib(attrs.get(MEASURED)),
         objective=values or _format_last_report(trial),
         state=state,
+        steps=str(attrs.get(STEPS, "")),
+        planned=format_duration(attrs[PLANNED_S]) if attrs.get(PLANNED_S) else "",
         elapsed=format_duration(attrs[ELAPSED]) if attrs.get(ELAPSED) else "",
     )
 

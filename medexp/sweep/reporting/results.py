@@ -13,11 +13,24 @@ from filelock import FileLock
 from medexp.config.schema import Tracking
 from medexp.errors import MedexpError, OutputError, RunError
 from medexp.reports import mlflow_description
+from medexp.sweep.reporting import currency, winner
 from medexp.sweep.reporting.live_table import COLUMNS, make_row
-from medexp.sweep.search.labels import format_params
+from medexp.sweep.search.labels import AS_CONFIGURED, format_params
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ELAPSED, MEASURED, PLANNED, RUN, WHY, StudyHistory, ending_of
+from medexp.sweep.study.final_results import FinalResult
+from medexp.sweep.study.history import (
+    ELAPSED,
+    MEASURED,
+    PLANNED,
+    PLANNED_S,
+    RUN,
+    STEPS,
+    WHY,
+    StudyHistory,
+    ending_of,
+    values_of,
+)
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space
 from medexp.system.console import Console
@@ -73,8 +86,15 @@ def count_endings(study: StudyHistory) -> dict[str, int]:
     return {ending.value: endings.count(ending) for ending in Ending if ending in endings}
 
 
-def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) -> None:
-    """Log the best trial, the counts and the refused proposals with the parent run."""
+def log_results(
+    parent: Tracker,
+    study: StudyHistory,
+    best_file: Path | None,
+    final_results: Sequence[FinalResult] = (),
+) -> None:
+    """Log the best trial, the counts, the refused proposals and the final runs with the parent
+    run.
+    """
     trials = study.trials()
     step = study.count_done()
     endings = count_endings(study)
@@ -84,21 +104,26 @@ def log_results(parent: Tracker, study: StudyHistory, best_file: Path | None) ->
         parent.log_metrics(
             step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation}
         )
+    parent.log_metrics(step, currency.sum_study_cost(study).metrics())
+    winner.log_final_results(parent, step, final_results)
     best_trials = study.best_trials()
-    if len(best_trials) == 1 and best_trials[0].values:
+    if len(best_trials) == 1 and values_of(best_trials[0]):
         _log_best_trial(parent, study, best_trials[0], step)
     refused = [trial for trial in trials if ending_of(trial) is Ending.infeasible]
     if refused:
         parent.log_json(_make_refused_columns(study, refused), INFEASIBLE_PROPOSALS)
     parent.log_json([trial_as_dict(trial) for trial in trials], TRIALS)
     folder = str(short(best_file.parent)) if best_file is not None else ""
-    parent.set_description(_make_description(study, parent.page, folder))
+    final = "\n\n".join(
+        f"{title.capitalize()}: {text}" for title, text in winner.final_rows(study, final_results)
+    )
+    parent.set_description(_make_description(study, parent.page, folder, final))
     if best_file is not None:
         parent.log_text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
 
 
 def _log_best_trial(parent: Tracker, study: StudyHistory, trial: Any, step: int) -> None:
-    values = zip(study.options.objectives, trial.values, strict=True)
+    values = zip(study.options.objectives, values_of(trial), strict=True)
     parent.log_metrics(step, {f"best/{name}": value for name, value in values})
     numbers = {
         f"best/{key}": float(value)
@@ -126,15 +151,15 @@ def _make_refused_columns(study: StudyHistory, refused: Sequence[Any]) -> dict[s
     return columns
 
 
-def _make_description(study: StudyHistory, page: str, folder: str) -> str:
+def _make_description(study: StudyHistory, page: str, folder: str, final: str) -> str:
     best_trial = select_best_trial(study)
     values: dict[str, float] = {}
     params = ""
     if best_trial is not None:
-        values = dict(zip(study.options.objectives, best_trial.values, strict=True))
-        params = abbreviate_params(best_trial.params)
+        values = dict(zip(study.options.objectives, values_of(best_trial), strict=True))
+        params = abbreviate_params(best_trial.params) or AS_CONFIGURED
     return mlflow_description.describe_study(
-        list(study.space.dimensions), params, values, count_endings(study), page, folder
+        list(study.space.dimensions), params, values, count_endings(study), page, folder, final
     )
 
 
@@ -144,20 +169,21 @@ def select_best_trial(study: StudyHistory) -> Any:
     None before a trial has a value.
     """
     sign = 1 if study.options.directions[0] == "minimize" else -1
-    return min(study.best_trials(), key=lambda trial: sign * trial.values[0], default=None)
+    return min(study.best_trials(), key=lambda trial: sign * values_of(trial)[0], default=None)
 
 
-def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.ModelVersion | None:
-    """Register the best trial's adapter in MLflow as models:/STUDY@best.
+def register_best(
+    tracking_config: Tracking, study: StudyHistory, final_results: Sequence[FinalResult] = ()
+) -> registry.ModelVersion | None:
+    """Register the adapter of the first final run, else of the best trial, in MLflow as
+    models:/STUDY@best.
 
-    Where trials do not log their adapter, this one's is logged first. Returns None where the
-    adapter or its run is gone.
+    Where its run has not logged it, it is logged first. Returns None where the adapter or its run
+    is gone.
     """
-    best_trial = select_best_trial(study)
-    run_id = best_trial.user_attrs.get(RUN) if best_trial is not None else None
+    run_id, folder = _find_winner(study, final_results)
     if run_id is None:
         return None
-    folder = study.folder_of(best_trial)
     model_name = re.sub("[/:@]", "-", study.name)
     # Its run may be in another store or deleted, or the store locked. The results of the study do
     # not depend on the registry.
@@ -168,6 +194,20 @@ def register_best(tracking_config: Tracking, study: StudyHistory) -> registry.Mo
     return None
 
 
+def _find_winner(
+    study: StudyHistory, final_results: Sequence[FinalResult]
+) -> tuple[str | None, Path | None]:
+    """Return the MLflow run and the folder of what the study has come to."""
+    if final_results:
+        # The best of several seeds would be chosen by the test part.
+        first = final_results[0]
+        return first.run_id, study.folder / first.folder if study.folder else None
+    best_trial = select_best_trial(study)
+    if best_trial is None:
+        return None, None
+    return best_trial.user_attrs.get(RUN), study.folder_of(best_trial)
+
+
 def trial_as_dict(trial: Any) -> dict[str, object]:
     """Return `trial` as JSON values, as trials.json holds it."""
     ending = ending_of(trial)
@@ -175,11 +215,13 @@ def trial_as_dict(trial: Any) -> dict[str, object]:
         "number": trial.number,
         "ending": ending.value if ending else trial.state.name.lower(),
         "params": trial.params,
-        "values": trial.values,
+        "values": values_of(trial) or None,
         "constraints": trial.constraints,
         "planned_bytes": trial.user_attrs.get(PLANNED),
         "measured_bytes": trial.user_attrs.get(MEASURED),
+        "planned_s": trial.user_attrs.get(PLANNED_S),
         "elapsed_s": trial.user_attrs.get(ELAPSED),
+        "steps": trial.user_attrs.get(STEPS),
         "mlflow_run_id": trial.user_attrs.get(RUN),
         "why": trial.user_attrs.get(WHY),
     }
@@ -190,6 +232,7 @@ def print_results(
     study: StudyHistory,
     best_file: Path | None,
     registered: registry.ModelVersion | None,
+    final_results: Sequence[FinalResult] = (),
 ) -> None:
     """Print the trials that were started, the best, what it beat, and what was not started."""
     best_trials = study.best_trials()
@@ -209,12 +252,14 @@ def print_results(
         for trial in best_trials
     ]
     rows += _comparison_rows(study, best_trials) + _seed_rows(study)
+    rows += winner.final_rows(study, final_results)
     endings = count_endings(study)
     not_started = (
         f"{endings.get('infeasible', 0)} proposals could not fit, {endings.get('copied', 0)}"
         " repeated a finished one"
     )
     rows.append(("never started", not_started))
+    rows += currency.cost_rows(study)
     if best_file is not None:
         command = f"python -m medexp.train --config-dir {short(best_file.parent)} experiment=best"
         rows.append((BEST_PRESET, str(best_file)))
@@ -230,7 +275,7 @@ def _name_trial(trial: Any) -> str:
 
 
 def _format_values(trial: Any) -> str:
-    return ", ".join(f"{value:.4f}" for value in trial.values)
+    return ", ".join(f"{value:.4f}" for value in values_of(trial))
 
 
 def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tuple[str, str]]:
@@ -242,7 +287,7 @@ def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tu
     # The first trial is the run as it was configured, which the sweep has to beat.
     first = min(done, key=lambda trial: trial.number)
     sign = 1 if study.options.directions[0] == "minimize" else -1
-    second_best = min(others, key=lambda trial: sign * trial.value)
+    second_best = min(others, key=lambda trial: sign * values_of(trial)[0])
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
     next_best = f"{_name_trial(second_best)}, had {_format_values(second_best)}"
     rows = [("it beat", f"{count}; the next best, {next_best}")]

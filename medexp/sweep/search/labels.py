@@ -5,9 +5,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from medexp.config.flatten import flatten
 from medexp.config.schema import RunConfig
-from medexp.sweep.search.search_space import Choice, Dimension, IntRange, SearchSpace, Value
+from medexp.sweep.search.search_space import Choice, Dimension, SearchSpace
+
+# The trial that has no parameters: the run as configured, where it lies outside the space.
+AS_CONFIGURED = "as configured"
 
 
 def default_study_name(space: SearchSpace, choices: Mapping[str, Any], config: RunConfig) -> str:
@@ -47,23 +49,13 @@ def find_unused_name(name: str, root: Path, taken: Container[str] = ()) -> str:
     )
 
 
-def find_configured_point(config: RunConfig, space: SearchSpace) -> dict[str, Value] | None:
-    """Return the point of `space` that `config` itself has, None where it lies outside."""
-    configured = flatten(config)
-    values = {key: configured.get(key) for key in space.dimensions}
-    if all(
-        isinstance(values[key], str | int | float | bool) and contains_value(dimension, values[key])
-        for key, dimension in space.dimensions.items()
-    ):
-        return {key: _cast_value(space.dimensions[key], value) for key, value in values.items()}
-    return None
-
-
 def contains_value(dimension: Dimension, value: Any) -> bool:
     """Is `value` one of `dimension`'s?"""
     if isinstance(dimension, Choice):
         return value in dimension.values
-    if isinstance(value, bool | str) or not dimension.low <= value <= dimension.high:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if not dimension.low <= value <= dimension.high:
         return False
     if not dimension.step:
         return True
@@ -71,19 +63,12 @@ def contains_value(dimension: Dimension, value: Any) -> bool:
     return bool(abs(steps - round(steps)) < 1e-9)
 
 
-def _cast_value(dimension: Dimension, value: Any) -> Value:
-    """Return `value` in the type that Optuna expects of `dimension`."""
-    if isinstance(dimension, Choice):
-        choice: Value = value
-        return choice
-    return int(value) if isinstance(dimension, IntRange) else float(value)
-
-
 def format_params(params: Mapping[str, Any]) -> str:
     """Return the parameters of a trial in a few words, with only the last part of each key."""
-    return ", ".join(
+    described = ", ".join(
         f"{key.rpartition('.')[2]}={format_param(value)}" for key, value in params.items()
     )
+    return described or AS_CONFIGURED
 
 
 def format_param(value: Any) -> str:

@@ -13,7 +13,13 @@ from medexp.reports import summary
 
 # Metrics of these families depend on the machine and the run, so any name is allowed there.
 OPEN_FAMILIES = ("train", "speed", "vram", "host", "judge")
-TRIAL_METRICS = ("sweep/planned_bytes", "sweep/peak_gib")
+TRIAL_METRICS = (
+    "sweep/planned_bytes",
+    "sweep/peak_gib",
+    "sweep/planned_s",
+    "sweep/elapsed_s",
+    "sweep/steps",
+)
 
 
 def find_metric_problem(name: str) -> str:

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medexp.config.fields import Group, number
 from medexp.config.schema import Resume
 from medexp.errors import ConfigError, first_line, listing
+from medexp.system.units import parse_duration
 
 DIRECTIONS = ("minimize", "maximize")
 
@@ -26,6 +27,12 @@ class SweepOptions(Group):
     objective: Any = MISSING
     direction: Any = MISSING
     n_trials: int = number(1)
+    budget: str | None = MISSING
+    configured_first: bool = MISSING
+    final: bool = MISSING
+    final_steps: int | None = number(1)
+    final_seeds: int = number(1)
+    warm_start: str | None = MISSING
     n_jobs: int = number(1)
     repeats: int = number(1)
     timeout: float | None = number(above=0)
@@ -36,6 +43,11 @@ class SweepOptions(Group):
     params: dict[str, Any] = MISSING
     constraints: dict[str, float] = MISSING
     custom_search_space: str | None = MISSING
+
+    @property
+    def budget_s(self) -> float | None:
+        """The seconds of a card that the study may take, None without an end."""
+        return None if self.budget is None else parse_duration(self.budget)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -78,9 +90,18 @@ def check_options(options: Mapping[str, Any]) -> SweepOptions:
             f"hydra.sweeper.direction has {len(checked.directions)} entries and"
             f" hydra.sweeper.objective has {len(checked.objectives)}; give one an objective"
         )
+    problems += _find_budget_problems(checked.budget)
     if problems:
         raise ConfigError(problems)
     return checked
+
+
+def _find_budget_problems(budget: str | None) -> list[str]:
+    try:
+        seconds = None if budget is None else parse_duration(budget)
+    except ValueError as error:
+        return [f"sweep.budget: {error}"]
+    return ["sweep.budget=0 is out of range: allowed is above 0"] if seconds == 0 else []
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

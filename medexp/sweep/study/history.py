@@ -18,10 +18,12 @@ from medexp.sweep.search.labels import contains_value
 from medexp.sweep.search.options import SweepOptions
 from medexp.sweep.search.search_space import SearchSpace
 from medexp.sweep.study import storage
-from medexp.sweep.study.trial_files import TRIED, Ending
+from medexp.sweep.study.trial_files import TRIED, Ending, read_json_object
 from medexp.system import private_names
 from medexp.system.process_identity import describe_this_process, is_alive
 
+# Optuna's user attribute of a study: its final runs, as `sweep.final_run` writes them.
+FINAL = "final"
 # Optuna's user attributes of a trial. Studies that were begun earlier hold these names.
 ENDING = "ending"
 FOLDER = "folder"
@@ -30,10 +32,25 @@ PLANNED = "planned_bytes"
 MEASURED = "measured_bytes"
 WHY = "why"
 ELAPSED = "elapsed_s"
+PLANNED_S = "planned_s"
+STEPS = "steps"
+# Seconds of a step, planned and measured, and of a run beside its steps.
+PLANNED_STEP_S = "planned_step_s"
+STEP_S = "step_s"
+BESIDE_S = "beside_s"
 RUN = "mlflow_run_id"
 CONTINUES = "continues"
 ATTEMPT = "attempt"
 BEAT = "beat"
+# The run as configured where it lies outside the space: a trial without parameters. Optuna knows it
+# as FAIL, because samplers read the space off completed trials, and it has none; its values are
+# kept as an attribute.
+CONFIGURED = "configured"
+# Of which study and trial it is a copy.
+WARM = "warm_start"
+# The first objective of every repeat.
+REPEAT_VALUES = "repeat_values"
+VALUES = "values"
 
 # Another trial with the same parameters would end in the same way.
 CONCLUSIVE_ENDINGS = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
@@ -58,6 +75,11 @@ class StudyHistory:
         return str(self.optuna.study_name)
 
     @property
+    def chooses(self) -> bool:
+        """Whether something is chosen by its trials: repeats with other seeds choose nothing."""
+        return set(self.space.dimensions) != {"training.seed"}
+
+    @property
     def _storage(self) -> Any:
         return private_names.STUDY_STORAGE.require(self.optuna)
 
@@ -78,11 +100,28 @@ class StudyHistory:
         recorded = trial.user_attrs.get(FOLDER)
         if not recorded:
             return None
+        if is_from_other_study(trial):
+            return Path(recorded)
         return (self.folder or Path(recorded).parent) / Path(recorded).name
+
+    def list_run_folders(self, trial: Any) -> list[Path]:
+        """Return the folders of the runs of a trial that was started: one for each repeat."""
+        last = self.folder_of(trial)
+        if last is None:
+            return []
+        number, dash, _ = last.name.partition("-")
+        return sorted(last.parent.glob(f"{number}-*")) if dash else [last]
+
+    def count_steps(self, trial: Any) -> int:
+        """Return how many optimizer steps the runs of a trial have come to, by their own word."""
+        reports = (
+            read_json_object(folder / "progress.json") for folder in self.list_run_folders(trial)
+        )
+        return sum(int(progress["step"]) for progress in reports if progress)
 
     def count_done(self) -> int:
         """Return how many of `n_trials` are used up."""
-        return sum(ending.counts for ending in self._endings())
+        return sum(map(counts, self.trials()))
 
     def count_failures(self) -> int:
         """Return how many trials failed."""
@@ -118,11 +157,12 @@ class StudyHistory:
 
         Several sweepers ask at once; the numbers say who was first.
         """
-        earlier = [other for other in self.trials() if other.number < trial.number]
-        taken = sum(
-            not other.state.is_finished() or bool((ending := ending_of(other)) and ending.counts)
-            for other in earlier
-        )
+        if is_beside(trial):
+            return False
+        earlier = [
+            other for other in self.trials() if other.number < trial.number and not is_beside(other)
+        ]
+        taken = sum(not other.state.is_finished() or counts(other) for other in earlier)
         return taken >= self.options.n_trials
 
     def is_exhausted(self) -> bool:
@@ -187,7 +227,7 @@ class StudyHistory:
                 if not any(self._dominates(other, trial) for other in feasible)
             ]
         sign = self._signs()[0]
-        return sorted(feasible, key=lambda trial: sign * trial.value)[:1]
+        return sorted(feasible, key=lambda trial: sign * values_of(trial)[0])[:1]
 
     def _signs(self) -> list[int]:
         """Return 1 for every objective that is minimised and -1 for every other."""
@@ -198,7 +238,7 @@ class StudyHistory:
         pairs = [
             (sign * value, sign * other_value)
             for sign, value, other_value in zip(
-                self._signs(), trial.values, other.values, strict=True
+                self._signs(), values_of(trial), values_of(other), strict=True
             )
         ]
         return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
@@ -252,6 +292,32 @@ def trial_id_of(trial: Any) -> int:
     """Return the id of `trial` in the storage, which is not its number in the study."""
     trial_id: int = private_names.TRIAL_ID.require(trial)
     return trial_id
+
+
+def is_outside(trial: Any) -> bool:
+    """Is `trial` the run as configured, outside the space?"""
+    return CONFIGURED in trial.user_attrs
+
+
+def is_from_other_study(trial: Any) -> bool:
+    """Is `trial` a copy of one of the study that this one was warm-started from?"""
+    return WARM in trial.user_attrs
+
+
+def is_beside(trial: Any) -> bool:
+    """Is `trial` beside the `n_trials` that were asked for?"""
+    return is_outside(trial) or is_from_other_study(trial)
+
+
+def counts(trial: Any) -> bool:
+    """Does `trial` use up one of `n_trials`?"""
+    ending = ending_of(trial)
+    return ending is not None and ending.counts and not is_beside(trial)
+
+
+def values_of(trial: Any) -> list[float]:
+    """Return the objective values of `trial`, an empty list before it has any."""
+    return list(trial.values or trial.user_attrs.get(VALUES) or ())
 
 
 def ending_of(trial: Any) -> Ending | None:

@@ -17,14 +17,18 @@ from medexp.sweep.study.history import (
     ATTEMPT,
     BEAT,
     CONCLUSIVE_ENDINGS,
+    CONFIGURED,
     CONTINUES,
     ELAPSED,
     ENDING,
     OWNER,
     RUN,
+    STEPS,
+    VALUES,
     WHY,
     StudyHistory,
     ending_of,
+    is_outside,
     trial_id_of,
 )
 from medexp.sweep.study.optuna_factory import (
@@ -52,11 +56,6 @@ class Study(StudyHistory):
         # Grid and brute-force samplers call study.stop() when no point is left.
         optuna_study.stop = self._mark_sampler_exhausted
 
-    @property
-    def chooses(self) -> bool:
-        """Whether something is chosen by its trials: repeats with other seeds choose nothing."""
-        return set(self.space.dimensions) != {"training.seed"}
-
     def ask(self) -> Any:
         """Return a new trial with suggested parameters, or one that waits to be continued."""
         trial = self.optuna.ask()
@@ -64,7 +63,8 @@ class Study(StudyHistory):
         self.heartbeat([trial_id_of(trial)])
         trial.set_user_attr(OWNER, self._this_sweeper)
         self._reseed_if_shared()
-        for key, dimension in self.space.dimensions.items():
+        dimensions = {} if is_outside(trial) else self.space.dimensions
+        for key, dimension in dimensions.items():
             private_names.SUGGEST.require(trial)(key, make_distribution(dimension))
         self._repeat_reports(trial)
         return trial
@@ -96,9 +96,15 @@ class Study(StudyHistory):
             has_died = ending_of(continues) is Ending.died
             attempt = continues.user_attrs.get(ATTEMPT, 1)
             user_attrs = {CONTINUES: continues.number, ATTEMPT: attempt + has_died}
+            if is_outside(continues):
+                user_attrs[CONFIGURED] = True
         self.optuna.enqueue_trial(
             dict(params), user_attrs=user_attrs, skip_if_exists=continues is None
         )
+
+    def enqueue_outside(self) -> None:
+        """Have the run as configured tried next, which is no point of the space."""
+        self.optuna.enqueue_trial({}, user_attrs={CONFIGURED: True}, skip_if_exists=True)
 
     def find_twin(self, trial: Any) -> Any | None:
         """Return the trial that `trial` would repeat, None where there is none.
@@ -106,6 +112,8 @@ class Study(StudyHistory):
         That is one with the same parameters whose end would be the same again, or an earlier one
         that is still running.
         """
+        if is_outside(trial):
+            return None
         self._wait_for_earlier_params(trial)
         twins = [
             other
@@ -127,6 +135,7 @@ class Study(StudyHistory):
             other.number < trial.number
             and other.state.name == "RUNNING"
             and set(other.params) < set(self.space.dimensions)
+            and not is_outside(other)
             for other in self.trials()
         ):
             time.sleep(0.1)
@@ -150,11 +159,16 @@ class Study(StudyHistory):
             state, values = self._state_and_values(outcome, states)
         else:
             state, values = twin.state, twin.values
+        has_no_point = is_outside(trial)
+        if has_no_point:
+            state = states.FAIL
         user_attrs = {
             ENDING: outcome.ending.value,
             WHY: outcome.why[:MAX_WHY_CHARACTERS],
             ELAPSED: round(outcome.elapsed_s, 3),
             RUN: outcome.run_id,
+            STEPS: self.count_steps(trial) or None,
+            VALUES: values if has_no_point else None,
             **dict(notes or {}),
         }
         try:

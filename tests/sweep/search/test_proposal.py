@@ -23,6 +23,7 @@ def test_what_fits_is_the_plan_a_run_would_take(proposal, resolved):
     assert made.fits
     assert made.planned_bytes == chosen.budget.peak_bytes
     assert made.violations == {VRAM: made.planned_bytes - bytes_of_gib(5.25)}
+    assert made.step_s == chosen.step_s
 
 
 def test_what_does_not_fit_says_by_how_many_bytes_and_which_term(proposal, resolved):
@@ -60,6 +61,8 @@ def test_a_cpu_has_no_ceiling_unless_one_is_set(proposal):
     assert free.fits
     assert free.violations == {}
     assert free.planned_bytes > 0
+    # A preset of a CPU has no rates, and what its plan says of time is an order alone.
+    assert free.step_s is None
     assert not proposal(
         "hardware=cpu", f"hardware.vram_ceiling_gib={free.planned_bytes / GIB / 2:.3f}"
     ).fits

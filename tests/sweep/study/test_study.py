@@ -14,7 +14,7 @@ from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
 from medexp.config.registration import find_conf_dir
 from medexp.errors import ConfigError
-from medexp.sweep import sweeper
+from medexp.sweep import fixed_part
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import Choice, FloatRange, IntRange, SearchSpace
 from medexp.sweep.study import history as history_module
@@ -73,7 +73,7 @@ def test_the_best_is_feasible(opened):
 
 def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
     study, base = opened(), resolved("hardware=cpu")
-    sweeper._check_base_unchanged(study, base)
+    fixed_part.check_unchanged(study, base)
     again = change_values(
         base,
         {
@@ -83,7 +83,7 @@ def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
             "lora.r": base.lora.r + 1,
         },
     )
-    sweeper._check_base_unchanged(study, again)
+    fixed_part.check_unchanged(study, again)
     again = change_values(again, {"lora.alpha": again.lora.alpha + 1})
     with pytest.raises(
         ConfigError,
@@ -91,7 +91,7 @@ def test_a_study_goes_on_with_its_own_settings_alone(opened, resolved):
             rf"begun with other settings: lora\.alpha={again.lora.alpha} \(was {base.lora.alpha}\);"
         ),
     ):
-        sweeper._check_base_unchanged(study, again)
+        fixed_part.check_unchanged(study, again)
 
 
 def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
@@ -109,21 +109,21 @@ def test_a_study_of_an_older_medexp_goes_on(opened, resolved, no_card):
     # the project was moved since
     kept |= {"dataset.path": f"/elsewhere/{Path(str(kept['dataset.path'])).name}"}
     study.optuna.set_user_attr("base", kept)
-    sweeper._check_base_unchanged(study, now)
-    sweeper._check_base_unchanged(study, before)
+    fixed_part.check_unchanged(study, now)
+    fixed_part.check_unchanged(study, before)
     other = resolved("hardware=cpu", "dataset=local", "dataset.path=other.csv", on=no_card)
     with pytest.raises(ConfigError, match=r"begun with other settings: .*dataset\.name=local"):
-        sweeper._check_base_unchanged(study, other)
+        fixed_part.check_unchanged(study, other)
 
 
 def test_a_study_goes_on_with_more_memory_but_not_with_another_ceiling(opened, resolved, no_card):
     study = opened()
     for ram in (8, 16):
-        sweeper._check_base_unchanged(
+        fixed_part.check_unchanged(
             study, resolved("hardware=cpu", on=replace(no_card, ram_bytes=ram * GIB))
         )
     with pytest.raises(ConfigError, match=r"hardware\.vram_ceiling_gib=4\.0 \(was None\)"):
-        sweeper._check_base_unchanged(
+        fixed_part.check_unchanged(
             study, resolved("hardware=cpu", "hardware.vram_ceiling_gib=4", on=no_card)
         )
 
