@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 
 class MedexpLauncher(Launcher):
-    """Runs every job as `python -m medexp.COMMAND` in a process of its own, `n_jobs` at a time, each
-    with its card or its share of the cores.
+    """Runs every job as `python -m medexp.COMMAND` in a process of its own, `n_jobs` at a time,
+    each with its card or its share of the cores.
     """
 
     def __init__(self, n_jobs: int, timeout_s: float | None):
