@@ -18,8 +18,8 @@ Result = TypeVar("Result")
 class Decision:
     """What is done after a step: whether training ends with it, and whether it is saved."""
 
-    stop: bool
-    save: bool
+    stops: bool
+    saves: bool
 
 
 class RankLink(Protocol):

@@ -128,8 +128,7 @@ def _fit(
         # TRL gathers figures that nobody reads here, in every micro-batch: cards with more of them
         # than others would wait for ever.
         trainer.accelerator.gather_for_metrics = lambda figure, **_: figure
-    # Dropout is drawn anew on every card.
-    transformers.set_seed(config.training.seed + model.rank)
+    transformers.set_seed(_choose_seed(config, model, resume_from))
     what = "the step under way is finished and kept" if checkpoints else "a step is being tried"
     # The first card hears signals for all.
     hearing = nullcontext(StopRequest()) if model.rank else stopping.catch_first_signal(what)
@@ -147,6 +146,14 @@ def _fit(
         raise RunInterrupted(f"stopped by {signal.Signals(asked.by).name}{what_next}", asked.by)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
+
+
+def _choose_seed(config: RunConfig, model: AdapterModel, resume_from: Path | None) -> int:
+    """Return what dropout is drawn from: on every card and after every stop from something else.
+    The first card's state is in its checkpoint.
+    """
+    done = int(resume_from.name.rpartition("-")[2]) if resume_from is not None else 0
+    return config.training.seed + (model.rank + model.cards * done if model.rank else 0)
 
 
 def rows_of_step(
@@ -200,6 +207,8 @@ def _make_trainer_class(
     """
     ratio = config.training.loraplus_lr_ratio
 
+    rank = model.rank
+
     class StepTrainer(model.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(
             self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -221,6 +230,12 @@ def _make_trainer_class(
             if ratio is not None:
                 raise_rate_of_b(optimizer, model.network.named_parameters(), ratio)
             return optimizer
+
+        # Every card takes part in saving, in which the Trainer adds figures up, and the first one
+        # alone writes: what is checked, flushed and removed is then written by nobody else.
+        def _save_rng_state(self, output_dir: str) -> None:
+            if not rank:
+                super()._save_rng_state(output_dir)
 
         # A checkpoint lasts as long as the run, and TRL's card of it cannot be made where the
         # locale is not UTF-8: its template is read in the locale's encoding
@@ -419,7 +434,7 @@ def _make_bridge(
             if model.ranks is not None:
                 decision = Decision(control.should_training_stop, control.should_save)
                 decision = model.ranks.agree(decision)
-                control.should_training_stop, control.should_save = decision.stop, decision.save
+                control.should_training_stop, control.should_save = decision.stops, decision.saves
 
         def check_tokens(self, step: int) -> None:
             if self.step_tokens != (expected := count_tokens(step)[model.rank]):
