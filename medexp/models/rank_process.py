@@ -18,7 +18,8 @@ from medexp.errors import MedexpError, first_line
 from medexp.models import backend, memory_guard
 from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel, Decision
-from medexp.models.ranks import Opening, Task, describe_rank, share_cores
+from medexp.models.peer import Opening
+from medexp.models.ranks import Task, describe_rank, share_cores
 from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
 from medexp.models.weights import Weights
 from medexp.system import machine

@@ -10,41 +10,25 @@ pipes: a command, its result, and what was decided after a step. torchrun would 
 commands, each with its own console, MLflow run and folder.
 """
 
-import multiprocessing
 import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from medexp.config.schema import Device, Hardware, RunConfig
-from medexp.errors import MedexpError, RunInterrupted
+from medexp.errors import MedexpError
 from medexp.models.adapter_model import AdapterModel, Decision
+from medexp.models.peer import GRACE_S, Opening, Peer
 from medexp.models.tokenizer import unbind_run_prompt
 from medexp.models.weights import Weights
 
 # How long after an error here it is looked for at the other ranks, whose end may have caused it.
 LOOK_S = 10.0
-# How long a process may take to end by itself, and a collective call to notice that a rank is gone.
-GRACE_S = 30.0
-_MAX_LINE_CHARACTERS = 400
-
-
-@dataclass(frozen=True)
-class Opening:
-    """The first thing that a rank is told: who it is, of how many, and the hardware of its run."""
-
-    rank: int
-    size: int
-    hardware: Hardware
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class Ranks:
         self._are_waiting = False
         folder.mkdir(parents=True, exist_ok=True)
         self._others = [
-            _Peer(Opening(rank, self.size, hardware), folder) for rank in range(1, self.size)
+            Peer(Opening(rank, self.size, hardware), folder) for rank in range(1, self.size)
         ]
 
     def join(self, model: AdapterModel, config: RunConfig, weights: Weights) -> None:
@@ -160,7 +144,7 @@ class Ranks:
 
         is_base = model.is_base
 
-        def feed(peer: _Peer) -> None:
+        def feed(peer: Peer) -> None:
             try:
                 while True:
                     place, item = left.get_nowait()
@@ -176,8 +160,11 @@ class Ranks:
             threading.Thread(target=feed, args=(peer,), daemon=True).start()
         missing = len(items)
         while missing:
-            with suppress(queue.Empty):
+            try:
                 place, item = left.get_nowait()
+            except queue.Empty:
+                pass
+            else:
                 yield place, work(model, item)
                 missing -= 1
             # Where nothing is left to take, wait for what the others have taken.
@@ -192,9 +179,17 @@ class Ranks:
     def close(self) -> None:
         """End the other ranks, and leave this process as it was."""
         for peer in self._others:
-            peer.end(politely=self._are_waiting)
-        if self._store is None:
-            return
+            if self._are_waiting:
+                peer.dismiss()
+            else:
+                peer.end(0)
+        if self._store is not None:
+            self._leave_group()
+        # They leave it, too, which may be waited for.
+        for peer in self._others:
+            peer.end(GRACE_S)
+
+    def _leave_group(self) -> None:
         import torch
         import torch.distributed as dist
 
@@ -224,10 +219,10 @@ class Ranks:
             os._exit(lost.exit_code)
 
     def _abort(self) -> None:
-        """Have NCCL give up what waits for a rank that is gone; gloo notices by itself."""
+        """Have NCCL give up what waits for a rank that is gone; gloo mostly notices by itself."""
         import torch.distributed as dist
 
-        if self._on_card and dist.is_initialized() and dist.group.WORLD is not None:
+        if dist.is_initialized() and dist.group.WORLD is not None:
             with suppress(Exception):
                 dist.group.WORLD.abort()
 
@@ -241,104 +236,6 @@ class Ranks:
                 return min(lost, key=lambda error: type(error) is MedexpError)
             time.sleep(0.1)
         return None
-
-
-class _Peer:
-    """The process of another rank, and the pipe to it."""
-
-    def __init__(self, opening: Opening, folder: Path):
-        self._card = f"card {opening.rank + 1}"
-        self._log = folder / f"card_{opening.rank + 1}.log"
-        self._pipe: Connection
-        self._pipe, theirs = multiprocessing.Pipe()
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "medexp.models.rank_process", str(theirs.fileno())],
-                # Its end tells the other process that this one is gone.
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C on the terminal is heard by rank 0 alone.
-                start_new_session=True,
-            )
-        theirs.close()
-        self.send(opening)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process is there."""
-        return self._process.poll() is None
-
-    def send(self, message: object) -> None:
-        """Send `message`.
-
-        Raises: why the process has ended, where it has.
-        """
-        try:
-            self._pipe.send(message)
-        except OSError as error:
-            raise self._explain_end() from error
-
-    def receive(self) -> Any:
-        """Return the result of what was sent, as soon as it is there.
-
-        Raises: the error that it ended with, or how the process was ended.
-        """
-        try:
-            result, error = self._pipe.recv()
-        except (EOFError, OSError) as lost:
-            raise self._explain_end() from lost
-        if type(error) is MedexpError:
-            # A defect, of which the log has the traceback.
-            raise MedexpError(f"{error}; all it printed is in {self._log}")
-        if error is not None:
-            raise error
-        return result
-
-    def find_end(self) -> MedexpError | None:
-        """Return why the process has ended or is about to, None where it goes on."""
-        try:
-            while self._pipe.poll():
-                self.receive()
-        except MedexpError as error:
-            return error
-        return None if self.is_alive else self._explain_end()
-
-    def _explain_end(self) -> MedexpError:
-        try:
-            status = self._process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            return MedexpError(f"the process of {self._card} does not answer; see {self._log}")
-        if status < 0:
-            name = signal.Signals(-status).name
-            return RunInterrupted(
-                f"the process of {self._card} was ended by {name}, so the whole run was; what was"
-                " done until then is kept, the same command continues",
-                -status,
-            )
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = lines[-1][:_MAX_LINE_CHARACTERS] if lines else "it printed nothing"
-        return MedexpError(
-            f"the process of {self._card} ended with exit status {status}: {last}; all it printed"
-            f" is in {self._log}"
-        )
-
-    def end(self, politely: bool) -> None:
-        """Have the process end, at once where it has something else to do."""
-        with suppress(OSError):
-            if politely:
-                self._pipe.send(None)
-                self._process.wait(GRACE_S)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.kill()
-            self._process.wait(GRACE_S)
-        self._pipe.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        # What libraries print while all goes well is nothing to keep.
-        if self._process.returncode == 0:
-            self._log.unlink(missing_ok=True)
 
 
 def share_cores(processes: int) -> int:
