@@ -3,6 +3,7 @@ why it has ended.
 """
 
 import multiprocessing
+import pickle
 import signal
 import subprocess
 import sys
@@ -27,6 +28,18 @@ class Opening:
     rank: int
     size: int
     hardware: Hardware
+
+
+def send(pipe: Connection, message: object) -> None:
+    """Send `message` by its value. `Connection.send` would send a tensor as shared memory, which
+    torch has it do, and which only a child of multiprocessing may open.
+    """
+    pipe.send_bytes(pickle.dumps(message))
+
+
+def receive(pipe: Connection) -> Any:
+    """Return the next message that was sent into `pipe`, as soon as it is there."""
+    return pickle.loads(pipe.recv_bytes())
 
 
 class Peer:
@@ -62,7 +75,7 @@ class Peer:
         Raises: why the process has ended, where it has.
         """
         try:
-            self._pipe.send(message)
+            send(self._pipe, message)
         except OSError as error:
             raise self._explain_end() from error
 
@@ -72,7 +85,7 @@ class Peer:
         Raises: the error that it ended with, or how the process was ended.
         """
         try:
-            result, error = self._pipe.recv()
+            result, error = receive(self._pipe)
         except (EOFError, OSError) as lost:
             raise self._explain_end() from lost
         if type(error) is MedexpError:
@@ -113,7 +126,7 @@ class Peer:
     def dismiss(self) -> None:
         """Tell the process, which waits for a task, to end."""
         with suppress(OSError):
-            self._pipe.send(None)
+            send(self._pipe, None)
 
     def end(self, after_s: float) -> None:
         """Wait so long for the end of the process, and end it."""

@@ -18,7 +18,7 @@ from medexp.errors import MedexpError, first_line
 from medexp.models import backend, memory_guard
 from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel, Decision
-from medexp.models.peer import Opening
+from medexp.models.peer import Opening, receive, send
 from medexp.models.ranks import Task, describe_rank, share_cores
 from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
 from medexp.models.weights import Weights
@@ -47,8 +47,8 @@ class FollowingRank:
 
     def serve(self) -> Decision | None:
         """Do what is sent, until a decision is, or None."""
-        while isinstance(message := self._pipe.recv(), Task):
-            self._pipe.send((self._do(message), None))
+        while isinstance(message := receive(self._pipe), Task):
+            send(self._pipe, (self._do(message), None))
         assert message is None or isinstance(message, Decision)
         return message
 
@@ -85,15 +85,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     pipe = Connection(int(sys.argv[1]))
-    opening = pipe.recv()
+    opening = receive(pipe)
     on_card = opening.hardware.device is Device.cuda
     os.environ.update(describe_rank(opening.rank, opening.size, 0, on_card))
     try:
         rank = FollowingRank(opening, pipe)
-        loading = pipe.recv()
+        loading = receive(pipe)
         if loading is not None:
             rank.load(*loading)
-            pipe.send((None, None))
+            send(pipe, (None, None))
             rank.serve()
             _leave_group()
     except EOFError:
@@ -102,7 +102,7 @@ def main() -> None:
     except BaseException as error:
         traceback.print_exc()
         with suppress(OSError):
-            pipe.send((None, _describe_error(error, f"card {opening.rank + 1}")))
+            send(pipe, (None, _describe_error(error, f"card {opening.rank + 1}")))
         os._exit(1)
     # Python takes seconds to take the training stack apart, and nothing is left to be kept.
     os._exit(0)

@@ -98,6 +98,7 @@ class Ranks:
         model.ranks = self
         with self.together(join_group, self._port):
             join_group(model, self._port, self._store)
+        self._are_waiting = True
 
     @contextmanager
     def together(self, function: Callable[..., Any], *args: Any) -> Iterator[None]:
@@ -105,7 +106,7 @@ class Ranks:
 
         Raises: the error of a rank that has ended meanwhile, in the place of what its end caused.
         """
-        self._are_waiting = False
+        were_waiting, self._are_waiting = self._are_waiting, False
         for peer in self._others:
             peer.send(Task(function, args))
         over = threading.Event()
@@ -123,7 +124,7 @@ class Ranks:
             raise
         finally:
             over.set()
-        self._are_waiting = True
+        self._are_waiting = were_waiting
 
     def agree(self, decision: Decision, /) -> Decision:
         """Tell every rank what was decided after a step, for which they wait; return it."""

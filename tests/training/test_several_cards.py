@@ -11,7 +11,10 @@ import pytest
 from helpers.commands import TinyRuns, command
 
 from medexp.config.schema import RunConfig
+from medexp.data.encoding import EncodedCase
 from medexp.errors import RunInterrupted
+from medexp.evaluation.losses import measure_case_losses
+from medexp.models.adapter_model import AdapterModel
 from medexp.system.machine import Machine
 from medexp.training import trainer
 
@@ -38,17 +41,21 @@ OF_THE_MACHINE = ("speed/", "host/", "result/tokens_per_s", "result/elapsed", "r
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """at_step(step, do): the next training in this process does `do` while it logs the step."""
+def at_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[int, Callable[[AdapterModel], None]], None]:
+    """at_step(step, do): the next training in this process calls `do(model)` while it logs the
+    step.
+    """
     real = trainer._make_bridge
 
-    def arrange(step: int, do: Callable[[], None]) -> None:
-        class Interrupter:
-            def on_step_end(self, at: int, _metrics: object) -> None:
-                if at == step:
-                    do()
-
+    def arrange(step: int, do: Callable[[AdapterModel], None]) -> None:
         def bridge(model, callbacks, count_tokens):
+            class Interrupter:
+                def on_step_end(self, at: int, _metrics: object) -> None:
+                    if at == step:
+                        do(model)
+
             monkeypatch.setattr(trainer, "_make_bridge", real)
             return real(model, [*callbacks, Interrupter()], count_tokens)
 
@@ -65,11 +72,24 @@ def list_other_ranks() -> list[psutil.Process]:
     ]
 
 
-def press_ctrl_c() -> None:
+def press_ctrl_c(_model: AdapterModel) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def kill_other_rank() -> None:
+def move_and_press_ctrl_c(model: AdapterModel) -> None:
+    """Put other weights into the model and its own back, as the best step's are: on both cards."""
+    cases = [EncodedCase([1, 5, 6, 7], [1, 5, 6, 7], prompt_tokens=1)] * 8
+    kept, own = model.copy_weights(), measure_case_losses(model, cases, batch_size=1)
+    model.load_weights([value + 0.1 for value in kept])
+    other = measure_case_losses(model, cases, batch_size=1)
+    model.load_weights(kept)
+    assert measure_case_losses(model, cases, batch_size=1) == own
+    assert own[0] != other[0]
+    assert (len(set(own)), len(set(other))) == (1, 1)
+    press_ctrl_c(model)
+
+
+def kill_other_rank(_model: AdapterModel) -> None:
     (other,) = list_other_ranks()
     os.kill(other.pid, signal.SIGKILL)
 
@@ -81,7 +101,7 @@ def test_a_run_on_two_cards_then_one_and_so_on_is_that_on_one_card(
     several.mkdir()
     one.mkdir()
     runs, alone = tiny_runs_in(several), tiny_runs_in(one)
-    at_step(1, press_ctrl_c)
+    at_step(1, move_and_press_ctrl_c)
     with pytest.raises(RunInterrupted, match="after step 1 of 4; the checkpoint is kept"):
         runs.train(*RUN, TWO)
     at_step(2, press_ctrl_c)
