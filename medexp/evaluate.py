@@ -39,7 +39,13 @@ from medexp.evaluation.record import BenchmarkGrades, Record
 from medexp.evaluation.scorecard import Scorecard
 from medexp.models import backend
 from medexp.models.memory_guard import memory_phase
-from medexp.models.session import load_model_under_ceiling, open_session, prepare_finished_run
+from medexp.models.ranks import open_ranks
+from medexp.models.session import (
+    load_model_under_ceiling,
+    open_session,
+    prepare_finished_run,
+    share_model,
+)
 from medexp.planning.memory_terms import Phase
 from medexp.reports import mlflow_description, summary
 from medexp.reports.console_tables import describe_noise, print_noise_floor, print_scorecard
@@ -147,7 +153,10 @@ def _measure(
     questions = _read_benchmark_questions(config.evaluation)
     cases = data_loading.load_cases(config.dataset, config.prompt)
     sides = mixture.split_mixture(cases.by_source, config.dataset, cases.reading)
-    with acquire_run(config, cases.digest, "evaluate-{}") as work:
+    with (
+        acquire_run(config, cases.digest, "evaluate-{}") as work,
+        open_ranks(config.hardware, invocation.output_dir) as ranks,
+    ):
         console.info(
             f": {config.model.name} on {config.dataset.name}, hardware={config.hardware.name}",
             title=run.name,
@@ -157,6 +166,8 @@ def _measure(
         _point_out_other_cases(run, config.prompt, sides, console)
         data = CachedTokenizer(base.tokenizer, config.prompt).prepare_cases(config, sides)
         tuned = load_model_under_ceiling(config, base, console)
+        if ranks is not None:
+            share_model(ranks, tuned, config, base.weights, console)
         job = Evaluator(
             config,
             console,

@@ -230,20 +230,21 @@ def test_answers_made_before_a_stop_are_not_made_again(
     made: list[bool] = []
     real = generation._answer_batch
 
-    def batch(tuned: Any, cases: Any, prompts: Any, new: int, base: bool, options: Any) -> Any:
+    def note(*given: Any, base: bool, **named: Any) -> Any:
+        made.append(base)
+        return real(*given, base=base, **named)
+
+    def batch(*given: Any, **named: Any) -> Any:
         if len(made) == 3:
             raise KeyboardInterrupt
-        made.append(base)
-        return real(tuned, cases, prompts, new, base, options)
+        return note(*given, **named)
 
     words = ("evaluation.batch_size=1", "evaluation.max_new_tokens=3")
     with monkeypatch.context() as patch:
         patch.setattr(generation, "_answer_batch", batch)
         with pytest.raises(KeyboardInterrupt):
             finished.evaluate(finished.result.adapter, *words)
-    monkeypatch.setattr(
-        generation, "_answer_batch", lambda *given: made.append(given[4]) or real(*given)
-    )
+    monkeypatch.setattr(generation, "_answer_batch", note)
     finished.evaluate(finished.result.adapter, *words)
     assert made == [True, True, False, False]
 

@@ -16,7 +16,8 @@ from medexp.config.former_values import FORMER_VALUES
 from medexp.config.schema import GROUP_NAMES, RunConfig
 
 Value = str | int | float | bool | None | list[object]
-# What `dataset.faulty` leaves out, the digest of the cases tells. Likelihoods are measured beside
+# What `dataset.faulty` leaves out, the digest of the cases tells. Several cards take the very steps
+# of one, so a run goes on with more or fewer of them. Likelihoods are measured beside
 # everything else and change none of it, so what was begun without them goes on with them.
 _NOT_THE_EXPERIMENT = (
     "tracking.",
@@ -26,6 +27,7 @@ _NOT_THE_EXPERIMENT = (
     "evaluation.likelihoods",
     "evaluation.verifier",
     "dataset.faulty",
+    "hardware.cards",
 )
 # Of a card, measured or published: nothing but predictions is made of them.
 _RATES = ("hardware.matmul_tflops", "hardware.memory_gb_per_s", "hardware.host_link_gb_per_s")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 FORMER_VALUES: dict[str, object] = {
     "model.shape.window": None,
+    "hardware.cards": 1,
     "dataset.validation": 0,
     "dataset.stratify_by": [],
     "dataset.format": "auto",

@@ -56,6 +56,7 @@ _SAME = {
     "tracking.run_name": "run_name wandb_run_name wandb_name",
     "tracking.experiment": "wandb_project mlflow_experiment_name project_name",
     "hydra.run.dir": "output_dir output",
+    "hardware.cards": "num_processes nproc_per_node n_gpus num_gpus",
 }
 # Their name: their value -> what is written here.
 _BY_VALUE = {
@@ -237,8 +238,8 @@ _INSTEAD = {  # their name: what is done here
     "liger_kernel": "on a card hardware.engine=unsloth brings fused kernels of its own",
     "use_unsloth": "which engine trains is hardware.engine, one of auto, unsloth, transformers",
     "deepspeed": (
-        "a run has one card; what does not fit there is streamed from the host"
-        " (hardware.offload_layers)"
+        "each card of hardware.cards=N holds the whole model, and nothing is sharded; what does not"
+        " fit on one is streamed from the host (hardware.offload_layers)"
     ),
     "dataloader_num_workers": (
         "there is nothing to set: the cases are tokenised once, before training"

@@ -34,7 +34,7 @@ from medexp.config.schema import (
 from medexp.config.validation import RULES, check_machine
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.system.home import expand_home, with_tilde
-from medexp.system.machine import Machine
+from medexp.system.machine import Machine, share_machine
 from medexp.system.units import gib
 
 # What a 6 GiB laptop card loses outside torch's allocator; see conf/hardware/rtx4050_6gb.yaml.
@@ -280,7 +280,9 @@ def _fill_from_machine(config: RunConfig, machine: Machine) -> RunConfig:
     requested = config.hardware
     hardware, on_card = requested, requested.device is Device.cuda
     if machine.ram_bytes and (machine.gpus or not on_card):
-        ram_gib = min(requested.host_ram_gib or math.inf, round(gib(machine.ram_bytes), 1))
+        # Every card has a process of its own, with its own copy of what lies on the host.
+        share = share_machine(machine, requested.cards)
+        ram_gib = min(requested.host_ram_gib or math.inf, round(gib(share.ram_bytes), 1))
         hardware = replace(hardware, host_ram_gib=ram_gib)
     if requested.dtype is Dtype.auto:
         hardware = replace(hardware, dtype=_fastest_dtype(requested.device, machine))

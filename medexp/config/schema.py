@@ -238,7 +238,8 @@ class Lora(Group):
 
 @dataclass
 class Hardware(Group):
-    """The card, the one ceiling, and what is traded for memory under it.
+    """The card, how many of them share out every step, the one ceiling (of each), and what is
+    traded for memory under it.
 
     The levers from `offload_layers` on are a number, true/false or a word (`config.validation`
     checks which): OmegaConf cannot merge a union over a missing value.
@@ -246,6 +247,7 @@ class Hardware(Group):
 
     name: str = MISSING
     device: Device = MISSING
+    cards: int = number(1, 64)
     engine: Engine = MISSING
     dtype: Dtype = MISSING
     card_vram_gib: float | None = number(above=0)

@@ -42,6 +42,12 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 def check_machine(config: RunConfig, machine: Machine) -> Iterator[str]:
     """Yield what `machine` lacks for `config`; no rule of `RULES`, as a plan needs no card."""
     hardware = config.hardware
+    if machine.launched > 1:
+        yield (
+            f"torchrun or another launcher has started this command {machine.launched} times"
+            f" (WORLD_SIZE={machine.launched}), and medexp starts its processes itself: leave the"
+            f" launcher out, and set hardware.cards={machine.launched}"
+        )
     if hardware.device is Device.cpu:
         return
     if not machine.gpus:
@@ -51,6 +57,18 @@ def check_machine(config: RunConfig, machine: Machine) -> Iterator[str]:
         )
         return
     card = machine.gpus[0]
+    if hardware.cards > len(machine.gpus):
+        yield (
+            f"hardware.cards={hardware.cards} and the driver shows {len(machine.gpus)}; lower it,"
+            " or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
+    other = next((gpu for gpu in machine.gpus[: hardware.cards] if gpu.name != card.name), None)
+    if other is not None:
+        yield (
+            f"hardware.cards={hardware.cards} would train on {card.name} and {other.name}: a step"
+            " is shared out evenly and one ceiling is for each of them, so they must be alike;"
+            " choose them with CUDA_VISIBLE_DEVICES, or set hardware.cards=1"
+        )
     if hardware.vram_ceiling_gib and bytes_of_gib(hardware.vram_ceiling_gib) > card.total_bytes:
         yield (
             f"hardware.vram_ceiling_gib={hardware.vram_ceiling_gib:g} is more than {card.name} has "
@@ -150,6 +168,24 @@ def _check_engine(config: RunConfig) -> Iterator[str]:
         yield (
             "hardware.dtype=float32 is not for a card: plans and kernels are for 16 bits; set"
             " hardware.dtype=bfloat16 or float16"
+        )
+
+
+def _check_cards(config: RunConfig) -> Iterator[str]:
+    cards, training = config.hardware.cards, config.training
+    if cards == 1:
+        return
+    if config.hardware.engine is Engine.unsloth:
+        yield (
+            f"hardware.cards={cards} was never run with hardware.engine=unsloth, which patches one"
+            " process for one card; set hardware.engine=transformers, or hardware.cards=1"
+        )
+    if training.cases_a_step % cards:
+        yield (
+            f"hardware.cards={cards} does not divide the {training.cases_a_step} cases of a step"
+            f" (training.micro_batch={training.micro_batch} x"
+            f" training.accumulation={training.accumulation}); change one of the three, so that"
+            " every card takes as many"
         )
 
 
@@ -453,6 +489,7 @@ RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
     _check_schedule,
     _check_adapter,
     _check_engine,
+    _check_cards,
     _check_levers,
     _check_optimizer,
     _check_target_modules,

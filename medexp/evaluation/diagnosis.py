@@ -22,7 +22,11 @@ from functools import cache
 
 from medexp.config.resolve import SHIPPED
 from medexp.data.cases import Case
-from medexp.evaluation.likelihood import Continuation, measure_log_likelihoods
+from medexp.evaluation.likelihood import (
+    Continuation,
+    measure_groups,
+    measure_log_likelihoods,
+)
 from medexp.evaluation.measures.conditions import are_related, write_condition_name
 from medexp.evaluation.measures.forced_choice import DiagnosisScores
 from medexp.evaluation.question_forms import QuestionForm
@@ -69,23 +73,22 @@ def score_diagnoses(
             strict=True,
         )
     )
-    scores = []
-    for case, candidates, draws in zip(cases, names, drawn, strict=True):
-        prefix = form.encode_prefix(case, STEM)
-        nats = measure_log_likelihoods(
-            model, [Continuation(prefix, ids[name]) for name in candidates], fits, shares_prefix
+    prefixes = [form.encode_prefix(case, STEM) for case in cases]
+    asked = [
+        [Continuation(prefix, ids[name]) for name in candidates]
+        for prefix, candidates in zip(prefixes, names, strict=True)
+    ]
+    measured = measure_groups(model, asked, fits, shares_prefix, advance)
+    return [
+        DiagnosisScores(
+            case.digest,
+            candidates[0],
+            tuple(candidates),
+            tuple(own - priors[name] for own, name in zip(nats, candidates, strict=True)),
+            tuple(tuple(candidates.index(rival) for rival in draw) for draw in draws),
         )
-        scores.append(
-            DiagnosisScores(
-                case.digest,
-                candidates[0],
-                tuple(candidates),
-                tuple(own - priors[name] for own, name in zip(nats, candidates, strict=True)),
-                tuple(tuple(candidates.index(rival) for rival in draw) for draw in draws),
-            )
-        )
-        advance(1)
-    return scores
+        for case, candidates, draws, nats in zip(cases, names, drawn, measured, strict=True)
+    ]
 
 
 def draw_rivals(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,18 @@ def generate_answers(
     advance(len(known))
     missing = [case for case in range(len(prompts)) if case not in known]
     lengths = [len(prompts[case]) for case in missing]
-    for batch in batch_into_fewest(lengths, fits_together):
-        cases = [missing[index] for index in batch]
-        questions = [prompts[case] for case in cases]
-        options = _make_sampling_options(model, sampling, cases[0])
-        for answer in _answer_batch(model, cases, questions, max_new_tokens, base, options):
+    batches = [
+        [(missing[index], prompts[missing[index]]) for index in batch]
+        for batch in batch_into_fewest(lengths, fits_together)
+    ]
+    answer_batch = partial(
+        _answer_batch, max_new_tokens=max_new_tokens, base=base, sampling=sampling
+    )
+    for _, answers in model.share(answer_batch, batches):
+        for answer in answers:
             known[answer.case] = answer
             _append_answer(answer, answers_file)
-        advance(len(cases))
+        advance(len(answers))
     return [known[case] for case in range(len(prompts))]
 
 
@@ -133,15 +138,18 @@ def generate_answer(
 
 def _answer_batch(
     model: AdapterModel,
-    cases: Sequence[int],
-    prompts: Sequence[list[int]],
+    asked: Sequence[tuple[int, list[int]]],
     max_new_tokens: int,
     base: bool,
-    options: Mapping[str, Any],
+    sampling: Sampling | None,
 ) -> list[Answer]:
+    """Return the answers to `asked`, each a case and its prompt."""
+    options = _make_sampling_options(model, sampling, asked[0][0])
+    prompts = [prompt for _, prompt in asked]
     generated = _generate(model, prompts, max_new_tokens, base, options)
     return [
-        _decode_answer(case, tokens, model) for case, tokens in zip(cases, generated, strict=True)
+        _decode_answer(case, tokens, model)
+        for (case, _), tokens in zip(asked, generated, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ that a comparison of terms cannot see. It says nothing of what a model writes by
 from collections.abc import Callable, Sequence
 
 from medexp.data.cases import Case
-from medexp.evaluation.likelihood import Continuation, measure_log_likelihoods
+from medexp.evaluation.likelihood import Continuation, measure_groups
 from medexp.evaluation.measures.corruptions import Corruption, corrupt_reference
 from medexp.evaluation.measures.forced_choice import ItemScores, KnowledgeScores
 from medexp.evaluation.question_forms import QuestionForm
@@ -37,22 +37,22 @@ def score_knowledge(
     `fits` and `shares_prefix` are as in `likelihood.measure_log_likelihoods`; `advance` is told how
     many cases have been measured.
     """
+    found = [(case, corrupt_reference(case.answer, case.question)) for case in cases]
+    corrupted = [(case, corruptions) for case, corruptions in found if corruptions]
+    advance(len(cases) - len(corrupted))
+    asked = [
+        _build_continuations(corruptions, form.encode_prefix(case, ""), form.encode)
+        for case, corruptions in corrupted
+    ]
+    measured = measure_groups(
+        model, [[*texts.values()] for texts in asked], fits, shares_prefix, advance
+    )
     scores = []
-    for case in cases:
-        if corruptions := corrupt_reference(case.answer, case.question):
-            prefix = form.encode_prefix(case, "")
-            texts = _build_continuations(corruptions, prefix, form.encode)
-            nats = dict(
-                zip(
-                    texts,
-                    measure_log_likelihoods(model, [*texts.values()], fits, shares_prefix),
-                    strict=True,
-                )
-            )
-            pairs = tuple(_pair_scores(corruption, texts, nats) for corruption in corruptions)
-            group = case.extra.get("condition", case.digest)
-            scores.append(KnowledgeScores(case.digest, group, pairs))
-        advance(1)
+    for (case, corruptions), texts, values in zip(corrupted, asked, measured, strict=True):
+        nats = dict(zip(texts, values, strict=True))
+        pairs = tuple(_pair_scores(corruption, texts, nats) for corruption in corruptions)
+        group = case.extra.get("condition", case.digest)
+        scores.append(KnowledgeScores(case.digest, group, pairs))
     return scores
 
 

@@ -6,6 +6,7 @@ with its prefix, as in `losses`: that is what the plan of the memory counts, and
 layers take.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,14 +46,58 @@ def measure_log_likelihoods(
     through the model together. With `shares_prefix` a prefix goes through once for all of its
     continuations. `advance` is told how many continuations have been measured.
     """
-    nats_of: dict[int, float] = {}
+    batches = [(0, indices) for indices in _plan_batches(continuations, fits, shares_prefix)]
+    (nats,) = _measure_batches(
+        model, [continuations], batches, shares_prefix, lambda _, rows: advance(rows)
+    )
+    return nats
+
+
+def measure_groups(
+    model: AdapterModel,
+    groups: Sequence[Sequence[Continuation]],
+    fits: Callable[[int, int], bool],
+    shares_prefix: bool,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[list[float]]:
+    """Return what `measure_log_likelihoods` does of each of `groups`, which are shared out over the
+    cards; `advance` is told how many groups have been measured.
+    """
+    batches = [
+        (number, indices)
+        for number, group in enumerate(groups)
+        for indices in _plan_batches(group, fits, shares_prefix)
+    ]
+    left = Counter(number for number, _ in batches)
+
+    def count(number: int, _rows: int) -> None:
+        left[number] -= 1
+        if not left[number]:
+            advance(1)
+
+    return _measure_batches(model, groups, batches, shares_prefix, count)
+
+
+def _measure_batches(
+    model: AdapterModel,
+    groups: Sequence[Sequence[Continuation]],
+    batches: Sequence[tuple[int, list[int]]],
+    shares_prefix: bool,
+    advance: Callable[[int, int], None],
+) -> list[list[float]]:
+    """Return the nats of every continuation of `groups`; each of `batches` is the number of a group
+    and places in it, and `advance` is told that number, and how many places.
+    """
+    nats = [[0.0] * len(group) for group in groups]
     measure = _measure_after_shared_prefix if shares_prefix else _measure_whole_rows
+    given = [[groups[number][index] for index in indices] for number, indices in batches]
     with model.evaluation_mode():
-        for indices in _plan_batches(continuations, fits, shares_prefix):
-            batch = [continuations[index] for index in indices]
-            nats_of |= zip(indices, measure(model, batch), strict=True)
-            advance(len(indices))
-    return [nats_of[index] for index in range(len(continuations))]
+        for place, measured in model.share(measure, given):
+            number, indices = batches[place]
+            for index, value in zip(indices, measured, strict=True):
+                nats[number][index] = value
+            advance(number, len(indices))
+    return nats
 
 
 def fits_tokens(batch_size: int, max_tokens: int) -> Callable[[int, int], bool]:

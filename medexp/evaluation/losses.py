@@ -37,22 +37,20 @@ def measure_case_losses(
     order = sorted(range(len(cases)), key=lambda index: len(cases[index].input_ids))
     starts = answer_starts if answer_starts is not None else [len(case.input_ids) for case in cases]
     by_case: dict[int, CaseLoss] = {}
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    given = [[(cases[index], starts[index]) for index in batch] for batch in batches]
     with model.evaluation_mode():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            losses = _measure_batch(
-                model, [cases[index] for index in batch], [starts[index] for index in batch]
-            )
-            by_case |= zip(batch, losses, strict=True)
+        for place, losses in model.share(_measure_batch, given):
+            by_case |= zip(batches[place], losses, strict=True)
     return [by_case[index] for index in range(len(cases))]
 
 
-def _measure_batch(
-    model: AdapterModel, batch: Sequence[EncodedCase], answer_starts: Sequence[int]
-) -> list[CaseLoss]:
+def _measure_batch(model: AdapterModel, given: Sequence[tuple[EncodedCase, int]]) -> list[CaseLoss]:
+    """Return the loss of each case, of which `given` holds the start of its answer, too."""
     import torch
     from torch.nn.functional import cross_entropy
 
+    batch, answer_starts = zip(*given, strict=True)
     causal, device = model.network.get_base_model(), model.device
     longest = max(len(case.input_ids) for case in batch)
     ids = torch.tensor(

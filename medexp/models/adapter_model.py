@@ -1,14 +1,50 @@
 """What one hand makes and another takes: weights that were found, and a model with its adapter."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from medexp.config.schema import Dtype
 from medexp.models.backend import Backend
 from medexp.models.patches.unsloth_scratch import release_scratch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done after a step: whether training ends with it, and whether it is saved."""
+
+    stops: bool
+    saves: bool
+
+
+class RankLink(Protocol):
+    """The process that holds a model, among those of the other cards that hold the same one
+    (`models.ranks`).
+    """
+
+    @property
+    def rank(self) -> int:
+        """Which it is; 0 is the command's own process."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def agree(self, decision: Decision, /) -> Decision:
+        """Return what rank 0 has decided, on every rank; `decision` is what this one would do."""
+
+    def share(
+        self, model: "AdapterModel", work: Callable[..., Any], items: Sequence[Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield each place in `items` with `work(model, item)`, in any order."""
+
+    def together(self, function: Callable[..., Any], *args: Any) -> AbstractContextManager[None]:
+        """Have every other rank call `function(model, *args)` meanwhile."""
 
 
 @dataclass
@@ -16,7 +52,9 @@ class AdapterModel:
     """A PEFT model and its tokenizer; `trainable` counts the adapter's parameters, `base_biases`
     holds what the base had where a bias is trained with it, `notes` are what the user should be
     told of how it was loaded. `scratch` is the module of Unsloth whose scratch memory is handed
-    back after an evaluation, None where there is none or it is to stay."""
+    back after an evaluation, None where there is none or it is to stay. `ranks` are the processes
+    that hold it, None where there is no other; `is_base` is True while the adapter takes no part.
+    """
 
     network: Any
     tokenizer: Any
@@ -26,6 +64,41 @@ class AdapterModel:
     base_biases: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     scratch: Any = None
+    ranks: RankLink | None = None
+    is_base: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes that hold the model this is."""
+        return self.ranks.rank if self.ranks is not None else 0
+
+    @property
+    def cards(self) -> int:
+        """How many cards hold the model, a process each."""
+        return self.ranks.size if self.ranks is not None else 1
+
+    def share(
+        self, work: Callable[["AdapterModel", Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield each place in `items` with `work(self, item)`: in their order on one card, on
+        several as they come.
+
+        On other cards `work`, which is sent there, runs in evaluation mode and with the adapter on
+        or off as it is here.
+        """
+        if self.ranks is not None:
+            yield from self.ranks.share(self, work, items)
+            return
+        for place, item in enumerate(items):
+            yield place, work(self, item)
+
+    def on_other_cards(
+        self, function: Callable[..., Any], *args: Any
+    ) -> AbstractContextManager[None]:
+        """Have every other card call `function(model, *args)` while what is inside runs here."""
+        if self.ranks is None or self.rank:
+            return nullcontext()
+        return self.ranks.together(function, *args)
 
     @property
     def device(self) -> Any:
@@ -76,10 +149,12 @@ class AdapterModel:
         return [parameter.detach().cpu().clone() for parameter in self._trained_parameters()]
 
     def load_weights(self, values: Sequence[Any]) -> None:
-        """Put `values`, as `copy_weights` returned them, in the place of what is trained."""
+        """Put `values`, as `copy_weights` returned them, in the place of what is trained; on every
+        card.
+        """
         import torch
 
-        with torch.no_grad():
+        with self.on_other_cards(AdapterModel.load_weights, values), torch.no_grad():
             for parameter, value in zip(self._trained_parameters(), values, strict=True):
                 parameter.copy_(value)
                 parameter.grad = None
@@ -104,9 +179,11 @@ class AdapterModel:
 
         with _without_peft_warning(), self.network.disable_adapter():
             put(self.base_biases)
+            was_base, self.is_base = self.is_base, True
             try:
                 yield
             finally:
+                self.is_base = was_base
                 put(trained)
 
 

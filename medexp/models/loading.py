@@ -103,6 +103,12 @@ def _choose_dtype(hardware: Hardware) -> Any:
     return getattr(torch, hardware.dtype.value)
 
 
+def _find_device(hardware: Hardware) -> int | str:
+    import torch
+
+    return torch.cuda.current_device() if hardware.device is Device.cuda else "cpu"
+
+
 def _make_quantisation_config(model: Model, hardware: Hardware, stack: Backend) -> dict[str, Any]:
     if model.quantisation is Quantisation.none:
         return {}
@@ -161,7 +167,8 @@ def _load_with_peft(
         weights.location,
         revision=revision_of(weights),
         dtype=_choose_dtype(config.hardware),
-        device_map={"": 0 if config.hardware.device is Device.cuda else "cpu"},
+        # Of several cards each process has made one its own.
+        device_map={"": _find_device(config.hardware)},
         attn_implementation="sdpa",
         **_make_quantisation_config(config.model, config.hardware, stack),
         **_make_text_options(config.model, weights, stack),

@@ -26,7 +26,7 @@ ROOM_LEFT_BYTES = bytes_of_gib(0.25)
 
 
 class Meter:
-    """Reads the allocator of the first card; everything is 0 bytes on a CPU."""
+    """Reads the allocator of this process's card; everything is 0 bytes on a CPU."""
 
     def __init__(self, hardware: Hardware):
         self.on_card = hardware.device is Device.cuda
@@ -84,9 +84,9 @@ def _cuda() -> Any:
     return torch.cuda
 
 
-def cap_allocator(hardware: Hardware) -> Meter:
-    """Cap the allocator of the first card at `hardware.vram_ceiling_gib` for the rest of the
-    process; must come before any tensor.
+def cap_allocator(hardware: Hardware, card: int = 0) -> Meter:
+    """Make this `card` the one that the process uses, and cap its allocator at
+    `hardware.vram_ceiling_gib` for the rest of the process; must come before any tensor.
 
     With `hardware.expandable_segments` freed memory is handed back in pages instead of being lost
     in fragments.
@@ -97,6 +97,8 @@ def cap_allocator(hardware: Hardware) -> Meter:
     # read by torch when it first touches the card
     if meter.on_card and hardware.expandable_segments:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if meter.on_card and card:
+        _cuda().set_device(card)
     if meter.on_card and meter.ceiling_bytes:
         free, total = _cuda().mem_get_info()
         refuse_if_busy(free, meter.ceiling_bytes)

@@ -13,6 +13,7 @@ from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase
+from medexp.models.ranks import Ranks
 from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
 from medexp.models.weights import Weights
 from medexp.planning import planner
@@ -61,6 +62,15 @@ def load_model_under_ceiling(config: RunConfig, base: Session, console: Console)
         memory_phase(Phase.always, "loading the model", base.meter),
     ):
         return model_loading.load_model(config, base.weights, base.tokenizer, base.modules)
+
+
+def share_model(
+    ranks: Ranks, model: AdapterModel, config: RunConfig, base: Weights, console: Console
+) -> None:
+    """Have the other cards load the model, too: what is asked of `model` is then shared out."""
+    others = f"{ranks.size - 1} other card{'s' if ranks.size > 2 else ''}"
+    with console.status(f"loading {config.model.name} on {others}"):
+        ranks.join(model, config, base)
 
 
 def list_patched_libraries(config: RunConfig) -> list[str]:

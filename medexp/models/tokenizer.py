@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from medexp.config.schema import PromptForm, RunConfig
+from medexp.config.schema import Prompt, PromptForm, RunConfig
 from medexp.data import prompts
 from medexp.data.chat_template import without_template_error
 from medexp.errors import MedexpError, ModelError, first_line
@@ -63,6 +63,14 @@ def bind_run_prompt(config: RunConfig, tokenizer: Any) -> RunConfig:
     if isinstance(prompt, prompts.ChatPrompt):
         tokenizer.eos_token = prompt.template.end
     return replace(config, prompt=prompt)
+
+
+def unbind_run_prompt(config: RunConfig) -> RunConfig:
+    """Return `config` as it was before `bind_run_prompt`: another process binds the prompt to a
+    tokenizer of its own.
+    """
+    values = {key.name: getattr(config.prompt, key.name) for key in fields(Prompt)}
+    return replace(config, prompt=Prompt(**values))
 
 
 @contextmanager

@@ -237,6 +237,13 @@ def _list_adapter_terms(config: RunConfig, levers: Levers) -> list[Term]:
             Phase.always,
             "two moments, exact",
         ),
+        Term(
+            "gradients on the way to other cards",
+            4 * parameters if config.hardware.cards > 1 else 0,
+            Place.gpu,
+            Phase.training,
+            "DistributedDataParallel's buckets, exact",
+        ),
     ]
 
 

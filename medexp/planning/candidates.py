@@ -62,12 +62,12 @@ def is_by_hand(config: RunConfig) -> bool:
 
 
 def _list_micro_batches(config: RunConfig) -> list[int]:
-    """Return micro-batches that divide the effective batch, the smallest first."""
-    effective = config.training.cases_a_step
+    """Return micro-batches that divide a card's part of the effective batch, the smallest first."""
+    part = config.training.cases_a_step // config.hardware.cards
     return (
         [config.training.micro_batch]
         if is_by_hand(config)
-        else [size for size in range(1, effective + 1) if effective % size == 0]
+        else [size for size in range(1, part + 1) if part % size == 0]
     )
 
 

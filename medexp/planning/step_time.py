@@ -141,7 +141,9 @@ class Predictions:
         config, link_a_s = self._config, self._link_a_s
         needed = self.budgets.of(levers)
         tokens = levers.micro_batch * config.training.max_seq_tokens
-        on_card_s = levers.accumulation * self._micro_batch(levers).seconds(tokens)
+        # The cards go through their micro-batches at once.
+        rounds = -(-levers.accumulation // config.hardware.cards)
+        on_card_s = rounds * self._micro_batch(levers).seconds(tokens)
         linked_s = needed.link_bytes / link_a_s
         looked_up_s = (
             levers.accumulation * tokens * 2 * config.model.shape.hidden / link_a_s

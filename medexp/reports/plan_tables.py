@@ -25,6 +25,8 @@ def _build_summary_rows(config: RunConfig, chosen: Plan) -> list[tuple[str, str]
     levers, budget = chosen.levers, chosen.budget
     ceiling = None if config.hardware.device is Device.cpu else config.hardware.vram_ceiling_gib
     rows = [("plan", planner.describe_plan(chosen, ceiling))]
+    if (cards := config.hardware.cards) > 1:
+        rows.append(("cards", f"{cards}, which share out a step; bytes are of each of them"))
     if ceiling:
         rows.append(("ceiling", f"{ceiling:g} GiB, {ceiling - budget.peak_bytes / GIB:.2f} left"))
     if budget.peak_bytes:

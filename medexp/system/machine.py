@@ -28,6 +28,8 @@ _ATTRIBUTES = {
     "capability_major": 75,
     "capability_minor": 76,
 }
+# in the environment of a process that torchrun has started: how many there are
+WORLD_SIZE = "WORLD_SIZE"
 # in the environment of a trial: how many run beside each other on this machine
 RAM_SHARED_BY = "MEDEXP_RAM_SHARED_BY"
 
@@ -60,14 +62,16 @@ class Gpu:
 @dataclass(frozen=True)
 class Machine:
     """Processor cores this process may use, the operating system, the CUDA devices, host memory in
-    bytes (0: not known), and whether the processor multiplies in bfloat16 itself: where it does
-    not, products take seven times as long as in float32."""
+    bytes (0: not known), whether the processor multiplies in bfloat16 itself (where it does not,
+    products take seven times as long as in float32), and how many processes of this command a
+    launcher such as torchrun has started."""
 
     cores: int
     system: str
     gpus: tuple[Gpu, ...]
     ram_bytes: int = 0
     has_bfloat16: bool = True
+    launched: int = 1
 
 
 def cache_dir() -> Path:
@@ -153,8 +157,15 @@ def read() -> Machine:
         gpus,
         psutil.virtual_memory().total,
         multiplies_bfloat16(_read_processor()),
+        _read_count(WORLD_SIZE),
     )
     return share_machine(here, int(os.environ.get(RAM_SHARED_BY, "1")))
+
+
+def _read_count(variable: str) -> int:
+    """Return the number in an environment variable; 1 where it holds none."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 1
 
 
 def _read_processor() -> str:

@@ -122,8 +122,8 @@ def recompose_from_options(
 
 
 def recompose_from_run(cfg: DictConfig, run: FinishedRun, overrides: Sequence[str]) -> DictConfig:
-    """Return `cfg` with the groups of `run` in the place of its own, save `tracking` and what
-    `overrides` name.
+    """Return `cfg` with the groups of `run` in the place of its own, save `tracking`, the number of
+    cards, and what `overrides` name.
 
     Raises: RunError if the run has not kept its config.
     """
@@ -146,6 +146,9 @@ def recompose_from_run(cfg: DictConfig, run: FinishedRun, overrides: Sequence[st
         if OmegaConf.select(made, key.rpartition(".")[0] or key) is not None:
             OmegaConf.update(made, key, "???", merge=False)
     restore_former_values(made, stored)
+    # How many cards there are is this machine's, and changes nothing of what comes out.
+    if (cards := OmegaConf.select(cfg, "hardware.cards")) is not None:
+        OmegaConf.update(made, "hardware.cards", cards, merge=False)
     named = [match[1].replace("/", ".") for match in map(_OVERRIDE.match, overrides) if match]
     for key in named:
         value = OmegaConf.select(cfg, key)

@@ -68,6 +68,7 @@ def log_start(
             "medexp.model": config.model.name,
             "medexp.model_revision": weights.commit,
             "medexp.hardware": config.hardware.name,
+            "medexp.cards": config.hardware.cards,
             "medexp.vram_ceiling_gib": config.hardware.vram_ceiling_gib,
             "medexp.engine": config.hardware.engine.value,
             "medexp.dataset": config.dataset.name,

@@ -240,14 +240,17 @@ def find_largest_micro_batch(
     """Return, of all micro-batches that `rows` are trained in, one with the most tokens, padding
     counted, attention's too.
     """
-    steps = (
-        trainer.rows_of_step(config, rows, step)
+    parts = (
+        part
         for step in range(1, len(rows) // config.training.cases_a_step + 1)
+        for part in trainer.split_over_cards(
+            trainer.rows_of_step(config, rows, step), config.hardware.cards
+        )
     )
     micro_batches = (
-        [step[case] for case in cases]
-        for step in steps
-        for cases in trainer.split_into_micro_batches(config, [*map(_count_tokens, step)])
+        [part[case] for case in cases]
+        for part in parts
+        for cases in trainer.split_into_micro_batches(config, [*map(_count_tokens, part)])
     )
     return max(micro_batches, key=_count_attended_tokens)
 

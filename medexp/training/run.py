@@ -27,7 +27,8 @@ from medexp.models import adapter_files, base_identity, weights
 from medexp.models import loading as model_loading
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.memory_guard import memory_phase
-from medexp.models.session import Session, open_session
+from medexp.models.ranks import open_ranks
+from medexp.models.session import Session, open_session, share_model
 from medexp.models.tokenizer import check_chat_template
 from medexp.models.weights import Weights
 from medexp.planning import limits, planner
@@ -106,7 +107,10 @@ def train(
         split = split.with_test_part_closed()
     # The same run as a trial has other cases answered, and may not continue with these answers.
     naming = "{}-validation" if is_closed else "{}"
-    with acquire_run(config, cases.digest, naming) as work:
+    with (
+        acquire_run(config, cases.digest, naming) as work,
+        open_ranks(config.hardware, invocation.output_dir) as ranks,
+    ):
         config, plan = _announce(request, config, work, plan)
         session = open_session(config, base, console)
         config = session.config
@@ -124,6 +128,8 @@ def train(
                 # Batches follow the micro-batch, and the plan that fits may have another.
                 if config.training.group_by_length:
                     prepared = tokenizer.prepare_cases(config, split)
+            if ranks is not None:
+                share_model(ranks, model, config, session.weights, console)
             context = _build_context(
                 request, config, work, tracker, session, prepared, model, preflight
             )
@@ -187,9 +193,11 @@ def _headline(config: RunConfig, work: ResumableRun) -> str:
     checkpoint, continued = work.find_last_checkpoint(), ""
     if not work.is_new:
         continued = f", continued from {checkpoint.name if checkpoint else 'the start'}"
+    hardware = config.hardware
+    cards = f", {hardware.cards} cards" if hardware.cards > 1 else ""
     return (
-        f" on {config.dataset.name}, hardware={config.hardware.name}, engine"
-        f" {config.hardware.engine.value}{continued}"
+        f" on {config.dataset.name}, hardware={hardware.name}{cards}, engine"
+        f" {hardware.engine.value}{continued}"
     )
 
 

@@ -10,9 +10,10 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from medexp.config.schema import (
     BatchBy,
@@ -27,14 +28,16 @@ from medexp.config.schema import (
 from medexp.data.batching import batch_for_least_time, batch_in_order
 from medexp.data.encoding import IGNORED, EncodedCase
 from medexp.errors import MachineError, MedexpError, RunInterrupted, TrainingDiverged
-from medexp.models.adapter_model import AdapterModel
+from medexp.models.adapter_model import AdapterModel, Decision
 from medexp.models.backend import capture_library_output
+from medexp.models.tokenizer import unbind_run_prompt
 from medexp.planning.step_memory import count_attended_tokens
 from medexp.planning.step_time import estimate_short_micro_batch
 from medexp.system import private_names, stopping
 from medexp.system.files import flush
 from medexp.system.stopping import StopRequest
 
+Item = TypeVar("Item")
 # What a batch holds beside the columns that a model takes.
 MICRO_BATCHES = "micro_batches"
 TOKENS = "tokens"
@@ -72,16 +75,40 @@ def fit(
     """Train on `rows`, taken in order, `micro_batch x accumulation` a step, from `resume_from` (a
     checkpoint) where there is one.
 
-    A step's rows go through the model as `split_into_micro_batches` says. Nothing is written
-    without `checkpoints`.
+    A step's rows go through the model as `split_into_micro_batches` says, on several cards each
+    through its part of them. Nothing is written without `checkpoints`.
 
     Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step;
         TrainingDiverged when the loss is not finite; MedexpError when a step was not trained on its
-        own rows.
+        own rows; RunInterrupted or MedexpError when another card's process has ended.
     """
+    beside = (list(rows), unbind_run_prompt(config), checkpoints, resume_from)
+    with model.on_other_cards(_fit_on_other_card, *beside):
+        return _fit(model, rows, config, checkpoints, resume_from, callbacks)
 
-    def count_tokens(step: int) -> int:
-        return sum(len(row.input_ids) for row in rows_of_step(config, rows, step))
+
+def _fit_on_other_card(
+    model: AdapterModel,
+    rows: Sequence[EncodedCase],
+    config: RunConfig,
+    checkpoints: Path | None,
+    resume_from: Path | None,
+) -> None:
+    """Take this card's part of the steps that `fit` takes on the first one."""
+    _fit(model, rows, config, checkpoints, resume_from, callbacks=())
+
+
+def _fit(
+    model: AdapterModel,
+    rows: Sequence[EncodedCase],
+    config: RunConfig,
+    checkpoints: Path | None,
+    resume_from: Path | None,
+    callbacks: Sequence[StepCallback],
+) -> FitResult:
+    def count_tokens(step: int) -> list[int]:
+        parts = split_over_cards(rows_of_step(config, rows, step), model.cards)
+        return [sum(len(row.input_ids) for row in part) for part in parts]
 
     steps = len(rows) // config.training.cases_a_step
     bridge = _make_bridge(model, callbacks, count_tokens)
@@ -97,9 +124,15 @@ def fit(
     transformers = model.stack.transformers
     for printer in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(printer)
-    transformers.set_seed(config.training.seed)
+    if model.cards > 1:
+        # TRL gathers figures that nobody reads here, in every micro-batch: cards with more of them
+        # than others would wait for ever.
+        trainer.accelerator.gather_for_metrics = lambda figure, **_: figure
+    transformers.set_seed(_choose_seed(config, model, resume_from))
     what = "the step under way is finished and kept" if checkpoints else "a step is being tried"
-    with capture_library_output(), stopping.catch_first_signal(what) as asked:
+    # The first card hears signals for all.
+    hearing = nullcontext(StopRequest()) if model.rank else stopping.catch_first_signal(what)
+    with capture_library_output(), hearing as asked:
         bridge.asked = asked
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     # A stop in the last step counts, too: what comes after training may take long.
@@ -115,6 +148,14 @@ def fit(
     return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
 
 
+def _choose_seed(config: RunConfig, model: AdapterModel, resume_from: Path | None) -> int:
+    """Return what dropout is drawn from: on every card and after every stop from something else.
+    The first card's state is in its checkpoint.
+    """
+    done = int(resume_from.name.rpartition("-")[2]) if resume_from is not None else 0
+    return config.training.seed + (model.rank + model.cards * done if model.rank else 0)
+
+
 def rows_of_step(
     config: RunConfig, rows: Sequence[EncodedCase], step: int
 ) -> Sequence[EncodedCase]:
@@ -123,9 +164,15 @@ def rows_of_step(
     return rows[(step - 1) * size : step * size]
 
 
+def split_over_cards(rows: Sequence[Item], cards: int) -> list[Sequence[Item]]:
+    """Return the part of a step's `rows` that each card takes, in their order: as many for each."""
+    size = len(rows) // cards
+    return [rows[card * size : (card + 1) * size] for card in range(cards)]
+
+
 def split_into_micro_batches(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
-    """Return which of a step's cases, `lengths` tokens each, go through the model together, as
-    `training.batch_by` says.
+    """Return which of the cases that a card takes in a step, `lengths` tokens each, go through the
+    model together, as `training.batch_by` says.
     """
     training = config.training
     if training.batch_by is BatchBy.cases:
@@ -139,13 +186,16 @@ def split_into_micro_batches(config: RunConfig, lengths: Sequence[int]) -> list[
 
 
 def predict_step_s(config: RunConfig, lengths: Sequence[int]) -> float:
-    """Return what a step with cases of these lengths should take on the card, by the planner's cost
-    model; the plan's own figure is for cases as long as the limit.
+    """Return what a step with cases of these lengths should take, by the planner's cost model, on
+    the card with most to do; the plan's own figure is for cases as long as the limit.
     """
     micro_batch = estimate_short_micro_batch(config)
-    return sum(
-        micro_batch.seconds(len(cases) * max(lengths[case] for case in cases))
-        for cases in split_into_micro_batches(config, lengths)
+    return max(
+        sum(
+            micro_batch.seconds(len(cases) * max(part[case] for case in cases))
+            for cases in split_into_micro_batches(config, part)
+        )
+        for part in split_over_cards(lengths, config.hardware.cards)
     )
 
 
@@ -157,6 +207,8 @@ def _make_trainer_class(
     """
     ratio = config.training.loraplus_lr_ratio
 
+    rank = model.rank
+
     class StepTrainer(model.stack.trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(
             self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -164,8 +216,12 @@ def _make_trainer_class(
             loss, micro_batches = 0.0, inputs[MICRO_BATCHES]
             # The Trainer divides by it where a loss is a mean, not a sum over tokens.
             self.current_gradient_accumulation_steps = len(micro_batches)
-            for micro_batch in micro_batches:
-                loss = loss + super().training_step(model, micro_batch, num_items_in_batch)
+            for place, micro_batch in enumerate(micro_batches, start=1):
+                # Cards exchange gradients once a step, whose sum they then have: they may have cut
+                # their parts of it into more and fewer micro-batches.
+                is_last = place == len(micro_batches)
+                with nullcontext() if is_last else self.accelerator.no_sync(model):
+                    loss = loss + super().training_step(model, micro_batch, num_items_in_batch)
             add_tokens(inputs[TOKENS])
             return loss
 
@@ -174,6 +230,12 @@ def _make_trainer_class(
             if ratio is not None:
                 raise_rate_of_b(optimizer, model.network.named_parameters(), ratio)
             return optimizer
+
+        # Every card takes part in saving, in which the Trainer adds figures up, and the first one
+        # alone writes: what is checked, flushed and removed is then written by nobody else.
+        def _save_rng_state(self, output_dir: str) -> None:
+            if not rank:
+                super()._save_rng_state(output_dir)
 
         # A checkpoint lasts as long as the run, and TRL's card of it cannot be made where the
         # locale is not UTF-8: its template is read in the locale's encoding
@@ -222,7 +284,7 @@ def _arguments(config: RunConfig, model: AdapterModel, steps: int, checkpoints: 
     options: dict[str, Any] = {
         "output_dir": str(checkpoints or Path(tempfile.gettempdir()) / "medexp-writes-nothing"),
         # A batch is a whole step, which the trainer class cuts into micro-batches.
-        "per_device_train_batch_size": training.cases_a_step,
+        "per_device_train_batch_size": training.cases_a_step // model.cards,
         # Unsloth's own default is 2.
         "gradient_accumulation_steps": 1,
         "max_steps": steps,
@@ -256,6 +318,8 @@ def _arguments(config: RunConfig, model: AdapterModel, steps: int, checkpoints: 
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
+        # Every matrix of an adapter has a gradient in every step.
+        "ddp_find_unused_parameters": False,
     }
     if model.stack.engine is Engine.transformers:
         options["gradient_checkpointing"] = training.gradient_checkpointing is not Checkpointing.off
@@ -321,13 +385,13 @@ def _make_collator(
 
 
 def _make_bridge(
-    model: AdapterModel, callbacks: Sequence[StepCallback], count_tokens: Callable[[int], int]
+    model: AdapterModel, callbacks: Sequence[StepCallback], count_tokens: Callable[[int], list[int]]
 ) -> Any:
     """Return a Trainer callback that times steps, calls `callbacks`, and stops after a step when it
-    was asked to.
+    was asked to; on other cards than the first, when that does.
 
-    It holds the tokens of a step against `count_tokens`: Unsloth patches the trainer and its
-    defaults, and has once taken two steps' rows for one.
+    It holds the tokens of a step against those that every card is to take by `count_tokens`:
+    Unsloth patches the trainer and its defaults, and has once taken two steps' rows for one.
     """
     synchronize = _choose_synchronize(model)
 
@@ -350,6 +414,8 @@ def _make_bridge(
             self.steps_s += self.step_s
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if model.rank:
+                return
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             files = [path for path in checkpoint.rglob("*") if path.is_file()]
             # After a power cut the last two checkpoints are then whole.
@@ -362,25 +428,37 @@ def _make_bridge(
             # At the end of training a summary without a loss is logged.
             if "loss" not in logs:
                 return
+            self.check_tokens(state.global_step)
+            if not model.rank:
+                self.end_step(args, state, control, logs)
+            if model.ranks is not None:
+                decision = Decision(control.should_training_stop, control.should_save)
+                decision = model.ranks.agree(decision)
+                control.should_training_stop, control.should_save = decision.stops, decision.saves
+
+        def check_tokens(self, step: int) -> None:
+            if self.step_tokens != (expected := count_tokens(step)[model.rank]):
+                raise MedexpError(
+                    f"step {step} was trained on {self.step_tokens:,} tokens and its"
+                    f" cases have {expected:,}: this version of the training stack batches"
+                    " differently from what medexp expects; install the versions of"
+                    " pyproject.toml, and report it"
+                )
+
+        def end_step(self, args: Any, state: Any, control: Any, logs: dict[str, float]) -> None:
             if not math.isfinite(logs["loss"]):
                 raise TrainingDiverged(
                     f"the training loss is {logs['loss']} at step {state.global_step}; lower"
                     " training.learning_rate, lengthen training.warmup_steps, or look at the cases"
                     " of this step"
                 )
-            self.tokens += self.step_tokens
-            if self.step_tokens != (expected := count_tokens(state.global_step)):
-                raise MedexpError(
-                    f"step {state.global_step} was trained on {self.step_tokens:,} tokens and its"
-                    f" cases have {expected:,}: this version of the training stack batches"
-                    " differently from what medexp expects; install the versions of"
-                    " pyproject.toml, and report it"
-                )
+            tokens = sum(count_tokens(state.global_step))
+            self.tokens += tokens
             metrics = {
                 "train/loss": logs["loss"],
                 "train/grad_norm": float(logs.get("grad_norm", math.nan)),
                 "train/learning_rate": logs["learning_rate"],
-                "speed/tokens_per_s": self.step_tokens / self.step_s,
+                "speed/tokens_per_s": tokens / self.step_s,
                 "speed/step_s": self.step_s,
             }
             answers = [callback.on_step_end(state.global_step, metrics) for callback in callbacks]

@@ -100,6 +100,7 @@ def test_what_does_not_change_what_comes_out(run):
         "evaluation.verifier",
         "evaluation.verifier_model",
         "dataset.faulty",
+        "hardware.cards",
     }
     assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))
 

@@ -87,6 +87,10 @@ BROKEN = {
             ["lora.bias=all cannot be trained on NF4 weights", "set lora.bias=none"],
         ),
     ],
+    "_check_cards": [
+        (["hardware.cards=2", "training.micro_batch=3", "training.accumulation=1"],
+         ["hardware.cards=2 does not divide the 3 cases of a step", "change one of the three"]),
+    ],
     "_check_levers": [
         (
             [CARD, "hardware.offload_layers=49"],

@@ -4,6 +4,7 @@ loading.
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,9 @@ def test_there_are_commands_in_the_pages():
 
 
 @pytest.mark.parametrize(("page", "command", "words"), documented_commands())
-def test_a_documented_command_composes(compose, resolved, page, command, words):
+def test_a_documented_command_composes(compose, resolved, large_card, page, command, words):
     """What a page shows must pass every check that needs no file, no run and no card."""
+    two_cards = replace(large_card, gpus=large_card.gpus * 2)
     overrides = [word for word in words if word not in ("-m", "--help") and not SWEPT.search(word)]
     # medexp.ask takes the text of a question as it is, before Hydra sees it.
     overrides = [word for word in overrides if not word.startswith("question=")]
@@ -50,7 +52,8 @@ def test_a_documented_command_composes(compose, resolved, page, command, words):
     cfg = compose(*overrides, root=command)
     if command in OF_A_RUN and "experiment=from_run" not in overrides:
         own = [word for word in overrides if not word.startswith((f"{command}.", "run=", "sweep"))]
-        run = resolved(*[word for word in own if not word.startswith(("plan.", "audit."))])
+        own = [word for word in own if not word.startswith(("plan.", "audit."))]
+        run = resolved(*own, on=two_cards)
         assert run.model.name == cfg.model.name
 
 

@@ -1,11 +1,18 @@
 """The log-likelihood of continuations: both ways agree with one token at a time, and the base is
 asked without the adapter."""
 
+import pickle
+
 import pytest
 import torch
 from helpers.commands import TinyRuns
 
-from medexp.evaluation.likelihood import Continuation, fits_tokens, measure_log_likelihoods
+from medexp.evaluation.likelihood import (
+    Continuation,
+    fits_tokens,
+    measure_groups,
+    measure_log_likelihoods,
+)
 from medexp.models import backend as stack
 from medexp.models import loading as model
 from medexp.models import weights
@@ -94,3 +101,25 @@ def test_the_mode_of_the_network_is_put_back(tuned):
     tuned.network.train()
     measure_log_likelihoods(tuned, CONTINUATIONS[:1], fits_tokens(1, 20), True)
     assert tuned.network.training
+
+
+class LastFirst:
+    """Does what is shared out from the last to the first, each sent as to another process."""
+
+    rank, size = 0, 2
+
+    def share(self, model, work, items):
+        for place in reversed(range(len(items))):
+            sent, item = pickle.loads(pickle.dumps((work, items[place])))
+            yield place, sent(model, item)
+
+
+@pytest.mark.parametrize("shares_prefix", [True, False])
+def test_what_comes_in_another_order_is_put_in_its_place(tuned, shares_prefix):
+    tuned, fits = with_random_adapter(tuned), fits_tokens(1, 20)
+    groups = [CONTINUATIONS, CONTINUATIONS[3:], CONTINUATIONS[:2]]
+    alone, told = measure_groups(tuned, groups, fits, shares_prefix), []
+    assert alone == [measure_log_likelihoods(tuned, group, fits, shares_prefix) for group in groups]
+    tuned.ranks = LastFirst()
+    assert measure_groups(tuned, groups, fits, shares_prefix, told.append) == alone
+    assert told == [1, 1, 1]

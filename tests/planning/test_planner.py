@@ -190,6 +190,22 @@ def test_what_would_fit_does_and_one_more_does_not(resolved):
         planner.choose_plan(replace(wide, lora=replace(wide.lora, r=rank + 1)))
 
 
+def test_two_cards_share_out_a_step_and_each_holds_everything(resolved, large_card):
+    pair = replace(large_card, gpus=large_card.gpus * 2)
+    on_card = ("hardware=h200_141gb", "hardware.engine=transformers")
+    one, two = (resolved(*on_card, f"hardware.cards={cards}", on=pair) for cards in (1, 2))
+    chosen = planner.choose_plan(two)[0].levers
+    assert chosen.micro_batch <= two.training.cases_a_step // 2
+    assert chosen.micro_batch * chosen.accumulation == two.training.cases_a_step
+    alone, shared = predict_plan(one, chosen), predict_plan(two, chosen)
+    assert shared.step_s == pytest.approx(alone.step_s / 2)
+    assert shared.tokens_per_s == pytest.approx(2 * alone.tokens_per_s)
+    # DistributedDataParallel holds every gradient once more.
+    adapter = next(term for term in shared.budget.terms if term.name == "LoRA gradients")
+    training = [plan.budget.bytes_in(Phase.training) for plan in (alone, shared)]
+    assert training[1] - training[0] == adapter.num_bytes
+
+
 def test_a_tied_embedding_stays_and_plain_transformers_has_no_levers(resolved):
     tied, _ = planner.choose_plan(resolved(CARD, "model=llama_3_2_3b"))
     assert not tied.levers.embedding_on_host

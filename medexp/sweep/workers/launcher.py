@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from medexp.errors import MedexpError
 from medexp.sweep.search.search_space import quote_value
@@ -51,8 +51,10 @@ class JobLauncher:
         device = config.hardware.device
         # An enum member once the schema has been applied, and text before.
         needs_card = getattr(device, "name", str(device)) != "cpu"
+        # A preset of before there was the key has none.
+        cards = OmegaConf.select(config, "hardware.cards") or 1
         self.pool = WorkerPool(
-            make_worker_environments(n_jobs, machine.read(), needs_card),
+            make_worker_environments(n_jobs, machine.read(), needs_card, cards),
             is_warm=not needs_card and can_fork(),
         )
 

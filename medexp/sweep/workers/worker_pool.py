@@ -39,28 +39,37 @@ _ENDINGS_BY_EXIT_STATUS = {
 }
 
 
-def make_worker_environments(n_jobs: int, machine: Machine, on_card: bool) -> list[dict[str, str]]:
-    """Return the environment variables of each of `n_jobs` processes that run at once.
+def make_worker_environments(
+    n_jobs: int, machine: Machine, on_card: bool, cards_each: int = 1
+) -> list[dict[str, str]]:
+    """Return the environment variables of each of `n_jobs` trials that run at once.
 
-    On cards each process has one, and its part of the host's memory. On a CPU the cores are shared
-    out.
+    On cards each trial has `cards_each` of its own, and its part of the host's memory. On a CPU the
+    cores are shared out among the processes of all.
 
-    Raises: MachineError with more jobs than cards.
+    Raises: MachineError with more asked for than there are cards.
     """
     if on_card:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         cards = visible.split(",") if visible else [str(i) for i in range(len(machine.gpus))]
-        if n_jobs > len(cards):
+        if n_jobs * cards_each > len(cards):
             count = "is one card" if len(cards) == 1 else f"are {len(cards)} cards"
+            asked = "a card" if cards_each == 1 else f"hardware.cards={cards_each}"
+            lower = "it" if cards_each == 1 else "one of them"
             raise MachineError(
-                f"hydra.sweeper.n_jobs={n_jobs} asks for a card each and there {count}; lower it"
+                f"hydra.sweeper.n_jobs={n_jobs} asks for {asked} each and there {count}; lower"
+                f" {lower}"
             )
         return [
-            {"CUDA_VISIBLE_DEVICES": card, RAM_SHARED_BY: str(n_jobs)} for card in cards[:n_jobs]
+            {
+                "CUDA_VISIBLE_DEVICES": ",".join(cards[job * cards_each : (job + 1) * cards_each]),
+                RAM_SHARED_BY: str(n_jobs),
+            }
+            for job in range(n_jobs)
         ]
     if n_jobs == 1:
         return [{}]
-    threads = str(max(1, machine.cores // n_jobs))
+    threads = str(max(1, machine.cores // (n_jobs * cards_each)))
     return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(n_jobs)]
 
 

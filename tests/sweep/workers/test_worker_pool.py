@@ -226,6 +226,18 @@ def test_more_jobs_than_cards_are_refused(monkeypatch):
         make_worker_environments(3, TWO_CARDS, on_card=True)
 
 
+def test_a_trial_on_several_cards_has_them_alone(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    (both,) = make_worker_environments(1, TWO_CARDS, on_card=True, cards_each=2)
+    assert both["CUDA_VISIBLE_DEVICES"] == "3,5"
+    with pytest.raises(
+        MachineError, match=r"n_jobs=2 asks for hardware\.cards=2 each and there are 2 cards"
+    ):
+        make_worker_environments(2, TWO_CARDS, on_card=True, cards_each=2)
+    (one, _) = make_worker_environments(2, CPU, on_card=False, cards_each=2)
+    assert one["OMP_NUM_THREADS"] == str(max(1, CPU.cores // 4))
+
+
 def test_cores_are_shared_out():
     assert make_worker_environments(1, CPU, on_card=False) == [
         {}
