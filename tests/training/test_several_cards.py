@@ -37,7 +37,7 @@ RUN = [
 ]
 TWO = "hardware.cards=2"
 # What the machine does, and not the training.
-OF_THE_MACHINE = ("speed/", "host/", "result/tokens_per_s", "result/elapsed", "result/steps_s")
+OF_THE_MACHINE = ("speed/", "host/", "result/tokens_per_s", "result/elapsed", "result/training_s")
 
 
 @pytest.fixture
