@@ -2,8 +2,8 @@
 
 Optuna's own sampler reads only completed trials. A proposal that cannot fit then leaves no trace,
 and the same point is proposed again and again. Here the processes of the constraints learn from
-refused proposals, the process of the objective learns from pruned and failed trials, and no point
-is proposed twice.
+refused proposals, the process of the objective learns from pruned, paused and failed trials, and no
+point is proposed twice.
 
 Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
@@ -11,6 +11,7 @@ Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from optuna.samplers import GPSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.history import CONTINUES, ending_of
 from medexp.system import private_names
 
 
@@ -145,22 +146,27 @@ def _pair_with_values(
 ) -> list[tuple[FrozenTrial, list[float]]]:
     """Return the trials with their objective values.
 
-    A pruned trial has the value that it would have come to, a failed one the worst of the others.
+    A pruned or paused trial has the value that it would have come to, a failed one the worst of the
+    others. Of trials that continue each other the last one counts.
     """
+    continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    trials = [trial for trial in trials if trial.number not in continued]
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not completed:
-        return []
-    columns = zip(*(trial.values for trial in completed), strict=True)
-    worst = [
-        (max if direction == StudyDirection.MINIMIZE else min)(column)
-        for direction, column in zip(directions, columns, strict=True)
-    ]
     pruned = [
         trial
         for trial in trials
         if trial.state == TrialState.PRUNED
         and trial.intermediate_values
         and not _violates_constraint(trial)
+    ]
+    curves = [*map(_make_curve, completed), *map(_make_curve, pruned)]
+    extrapolated = [(trial, [_extrapolate_value(trial, curves)]) for trial in pruned]
+    if not completed:
+        return extrapolated
+    columns = zip(*(trial.values for trial in completed), strict=True)
+    worst = [
+        (max if direction == StudyDirection.MINIMIZE else min)(column)
+        for direction, column in zip(directions, columns, strict=True)
     ]
     failed = [
         trial
@@ -169,26 +175,36 @@ def _pair_with_values(
     ]
     return [
         *((trial, trial.values) for trial in completed),
-        *((trial, [_extrapolate_value(trial, completed)]) for trial in pruned),
+        *extrapolated,
         *((trial, worst) for trial in failed),
     ]
 
 
-def _extrapolate_value(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
-    """Return the value that a pruned trial would have come to.
+def _make_curve(trial: FrozenTrial) -> dict[float, float]:
+    """Return what `trial` has reported by step; the value of a completed one is that of its end."""
+    curve = {
+        float(step): value
+        for step, value in trial.intermediate_values.items()
+        if math.isfinite(value)
+    }
+    return curve | {math.inf: trial.values[0]} if trial.state == TrialState.COMPLETE else curve
 
-    That is its last report, changed by the median of what completed trials changed from that step
-    to their end.
+
+def _extrapolate_value(trial: FrozenTrial, curves: Sequence[Mapping[float, float]]) -> float:
+    """Return the value that a pruned or paused trial would have come to.
+
+    That is its last report, changed from each step to the next, and to the end, by the median of
+    what those changed that were measured at both. Where none has got to the end it is the value at
+    the last step of any.
     """
-    step = max(trial.intermediate_values)
-    changes = [
-        trial.values[0] - trial.intermediate_values[step]
-        for trial in completed
-        if step in trial.intermediate_values
-    ]
-    finite = [change for change in changes if math.isfinite(change)]
-    reported: float = trial.intermediate_values[step]
-    return reported + (statistics.median(finite) if finite else 0.0)
+    step = trial.last_step
+    assert step is not None
+    value: float = trial.intermediate_values[step]
+    later = sorted({other for curve in curves for other in curve if other >= step})
+    for before, after in pairwise(later):
+        changes = [curve[after] - curve[before] for curve in curves if {before, after} <= {*curve}]
+        value += statistics.median(changes) if changes else 0.0
+    return value
 
 
 def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:

@@ -2,14 +2,18 @@
 over.
 
 Every trial ends in one of `trial_files.Ending`. Optuna knows it as COMPLETE where it has a value;
-as PRUNED where it was pruned and, with its violation as a constraint, where it could not fit or ran
-out of memory; as FAIL elsewhere. Samplers learn from pruned trials and forget failed ones.
+as PRUNED where it was pruned or paused and, with its violation as a constraint, where it could not
+fit or ran out of memory; as FAIL elsewhere. Samplers learn from pruned trials and forget failed
+ones.
+
+A trial that goes on after it was stopped, died or paused is another trial of the study, which
+continues it.
 """
 
 import math
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +37,12 @@ ELAPSED = "elapsed_s"
 RUN = "mlflow_run_id"
 CONTINUES = "continues"
 ATTEMPT = "attempt"
+# The step that a paused trial was promoted from.
+PROMOTED = "promoted"
 BEAT = "beat"
 
 # Another trial with the same parameters would end in the same way.
-CONCLUSIVE_ENDINGS = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
+CONCLUSIVE_ENDINGS = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged, Ending.paused)
 
 
 class StudyHistory:
@@ -82,7 +88,17 @@ class StudyHistory:
 
     def count_done(self) -> int:
         """Return how many of `n_trials` are used up."""
-        return sum(ending.counts for ending in self._endings())
+        return sum(ending.counts for ending in self._endings()) + len(self.list_paused())
+
+    def list_paused(self) -> list[Any]:
+        """Return the paused trials that no other trial continues."""
+        trials = self.trials()
+        continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
+        return [
+            trial
+            for trial in trials
+            if ending_of(trial) is Ending.paused and trial.number not in continued
+        ]
 
     def count_failures(self) -> int:
         """Return how many trials failed."""
@@ -118,12 +134,19 @@ class StudyHistory:
 
         Several sweepers ask at once; the numbers say who was first.
         """
-        earlier = [other for other in self.trials() if other.number < trial.number]
-        taken = sum(
-            not other.state.is_finished() or bool((ending := ending_of(other)) and ending.counts)
-            for other in earlier
-        )
-        return taken >= self.options.n_trials
+        trials = self.trials()
+        first = first_numbers(trials)
+        # Trials that continue each other are one.
+        taken = {
+            first[other.number]
+            for other in trials
+            if other.number < trial.number
+            and (
+                not other.state.is_finished()
+                or ((ending := ending_of(other)) and (ending.counts or ending is Ending.paused))
+            )
+        }
+        return len(taken - {first[trial.number]}) >= self.options.n_trials
 
     def is_exhausted(self) -> bool:
         """Has every point of a finite space been tried, or is it being tried?
@@ -252,6 +275,34 @@ def trial_id_of(trial: Any) -> int:
     """Return the id of `trial` in the storage, which is not its number in the study."""
     trial_id: int = private_names.TRIAL_ID.require(trial)
     return trial_id
+
+
+def first_numbers(trials: Sequence[Any]) -> dict[int, int]:
+    """Return by number the first trial of those that continue each other, a trial's own number
+    where it continues none.
+    """
+    first: dict[int, int] = {}
+    # A trial has a higher number than the one that it continues.
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        continued = trial.user_attrs.get(CONTINUES)
+        first[trial.number] = first.get(continued, trial.number)
+    return first
+
+
+def collect_reports(trials: Sequence[Any]) -> dict[int, dict[int, float]]:
+    """Return the losses reported at every step, of trials that continue each other together, by
+    the number of the first of them. Those that failed, and what was copied, are left out.
+    """
+    first = first_numbers(trials)
+    reports: dict[int, dict[int, float]] = {}
+    failed: set[int] = set()
+    for trial in trials:
+        ending = ending_of(trial)
+        if ending is not None and (ending.is_failure or ending is Ending.vram):
+            failed.add(first[trial.number])
+        elif trial.intermediate_values and ending is not Ending.copied:
+            reports.setdefault(first[trial.number], {}).update(trial.intermediate_values)
+    return {number: reports[number] for number in reports if number not in failed}
 
 
 def ending_of(trial: Any) -> Ending | None:
