@@ -83,6 +83,9 @@ def of_a_halving(
         deadline = time.monotonic() + rng.uniform(0.1, 0.9) * took_s
         while time.monotonic() < deadline and command.process.poll() is None:
             time.sleep(0.02)
+        # A kill that comes after the end is none.
+        if command.process.poll() is not None:
+            break
         found.tried += 1
         command.process.kill()
         if rng.random() < 0.5:

@@ -8,10 +8,8 @@ point is proposed twice.
 Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,11 +19,10 @@ from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from medexp.sweep.study.extrapolation import extrapolate_end, make_curve
 from medexp.sweep.study.history import CONTINUES, STEP_S, ending_of
 from medexp.system import private_names
 
-# Pairs of reports that the slope of an extrapolation is drawn to 1 by.
-PRIOR_PAIRS = 1.0
 # Values of each parameter that are looked at beside the point of the highest expected improvement.
 NEAR = 64
 
@@ -229,8 +226,8 @@ def _pair_with_values(
         and trial.intermediate_values
         and not _violates_constraint(trial)
     ]
-    curves = [*map(_make_curve, completed), *map(_make_curve, pruned)]
-    extrapolated = [(trial, [_extrapolate_value(trial, curves)]) for trial in pruned]
+    curves = [*map(make_curve, completed), *map(make_curve, pruned)]
+    extrapolated = [(trial, [extrapolate_end(make_curve(trial), curves)]) for trial in pruned]
     if not completed:
         return extrapolated
     columns = zip(*(trial.values for trial in completed), strict=True)
@@ -248,48 +245,6 @@ def _pair_with_values(
         *extrapolated,
         *((trial, worst) for trial in failed),
     ]
-
-
-def _make_curve(trial: FrozenTrial) -> dict[float, float]:
-    """Return what `trial` has reported by step; the value of a completed one is that of its end."""
-    curve = {
-        float(step): value
-        for step, value in trial.intermediate_values.items()
-        if math.isfinite(value)
-    }
-    return curve | {math.inf: trial.values[0]} if trial.state == TrialState.COMPLETE else curve
-
-
-def _extrapolate_value(trial: FrozenTrial, curves: Sequence[Mapping[float, float]]) -> float:
-    """Return the value that a pruned or paused trial would have come to.
-
-    That is its last report, taken from each step to the next, and to the end, as those went that
-    were measured at both. Where none has got to the end it is the value at the last step of any.
-    """
-    step = trial.last_step
-    assert step is not None
-    value: float = trial.intermediate_values[step]
-    later = sorted({other for curve in curves for other in curve if other >= step})
-    for before, after in pairwise(later):
-        both = [(curve[before], curve[after]) for curve in curves if {before, after} <= {*curve}]
-        if both:
-            value = _follow(value, both)
-    return value
-
-
-def _follow(value: float, both: Sequence[tuple[float, float]]) -> float:
-    """Return where `value` goes as the pairs (before, after) of `both` went.
-
-    That is a line: were the gains over the untuned model of all trials in the same proportion at
-    both steps, it would be exact. Its slope is drawn to 1, as if PRIOR_PAIRS more had been measured
-    whose values all changed by the same; with one pair it changes as that one did.
-    """
-    means = statistics.mean(before for before, _ in both), statistics.mean(end for _, end in both)
-    spread = sum((before - means[0]) ** 2 for before, _ in both)
-    covariance = sum((before - means[0]) * (after - means[1]) for before, after in both)
-    prior = PRIOR_PAIRS * spread / len(both)
-    slope = (covariance + prior) / (spread + prior) if spread else 1.0
-    return means[1] + slope * (value - means[0])
 
 
 def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:

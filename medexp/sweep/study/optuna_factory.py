@@ -100,8 +100,8 @@ def check_pruner(options: SweepOptions) -> None:
         problem = f"hydra.sweeper.repeats is {options.repeats}"
     if problem:
         raise ConfigError(
-            f"hydra/sweeper/pruner=halving compares trials by their held-out loss on the way, of"
-            f" one objective and one run, and {problem}; take hydra/sweeper/pruner=none"
+            f"hydra/sweeper/pruner=halving compares trials by the held-out losses of one run, of"
+            f" one objective, and {problem}; take hydra/sweeper/pruner=none"
         )
 
 
