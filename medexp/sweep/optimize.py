@@ -20,7 +20,7 @@ from medexp.sweep.failure_policy import FailurePolicy
 from medexp.sweep.search.proposal import VRAM, Proposal, make_proposal
 from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study import storage
-from medexp.sweep.study.history import ATTEMPT, MEASURED, OWNER, PLANNED, STEP_S, trial_id_of
+from medexp.sweep.study.history import ATTEMPT, MEASURED, OWNER, PLANNED, trial_id_of
 from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_json_object
 from medexp.system import disk_space, machine
@@ -222,8 +222,6 @@ class TrialScheduler:
             self._spec.launch_dir,
         )
         trial.set_user_attr(PLANNED, proposal.planned_bytes)
-        if proposal.step_s:
-            trial.set_user_attr(STEP_S, proposal.step_s)
         if not self._is_startable(trial, proposal):
             return None
         self._refused_in_a_row = self._repeated_in_a_row = 0

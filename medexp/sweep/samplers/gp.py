@@ -9,7 +9,7 @@ Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,23 +20,17 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from medexp.sweep.study.extrapolation import extrapolate_end, make_curve
-from medexp.sweep.study.history import CONTINUES, STEP_S, ending_of
+from medexp.sweep.study.history import CONTINUES, ending_of
 from medexp.system import private_names
-
-# Values of each parameter that are looked at beside the point of the highest expected improvement.
-NEAR = 64
 
 
 class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
     """GPSampler that learns from refused, pruned, paused and failed trials. Takes GPSampler's
-    options, and `per_second`: expected improvement is divided by the planned seconds of a step.
-
-    Source: Snoek, Larochelle and Adams 2012, arXiv:1206.2944, section 3.2.
+    options.
     """
 
-    def __init__(self, *, per_second: bool = False, **options: Any):
+    def __init__(self, **options: Any):
         super().__init__(**options)
-        self._per_second = per_second
         # An override of a method that Optuna no longer has would silently change nothing.
         for method in (private_names.GP_LIMITS, private_names.GP_OPTIMUM):
             method.require(GPSampler)
@@ -126,56 +120,12 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         """Return the best point that has not been tried, or the best one where all have been."""
         best = super()._optimize_acqf(acqf, best_params)
         space = acqf.search_space
-        tried_points = space.get_normalized_params(self._tried)
-        tried = {_round_point(point) for point in tried_points}
-        log_seconds = self._fit_log_seconds(tried_points)
-        if _round_point(best) not in tried and log_seconds is None:
+        tried = {_round_point(point) for point in space.get_normalized_params(self._tried)}
+        if _round_point(best) not in tried:
             return best
-        drawn = [*space.sample_normalized_params(self._n_preliminary_samples, self._rng.rng)]
-        if log_seconds is not None:
-            drawn += [best, *_vary_each(best, space.sample_normalized_params(NEAR, self._rng.rng))]
+        drawn = space.sample_normalized_params(self._n_preliminary_samples, self._rng.rng)
         points = np.array([point for point in drawn if _round_point(point) not in tried])
-        if not len(points):
-            return best
-        # Optuna's is the logarithm of the expected improvement.
-        worth = np.array(acqf.eval_acqf_no_grad(points))
-        if log_seconds is not None:
-            worth = worth - log_seconds(points)
-        return points[np.argmax(worth)]
-
-    def _fit_log_seconds(self, tried_points: Any) -> Callable[[Any], Any] | None:
-        """Return what tells the logarithm of a step's planned seconds at points (n, parameters);
-        None where it is not asked for, or is not known of more trials than there are parameters.
-
-        It is a parabola in each parameter, fitted to the plans of the trials so far.
-        """
-        step_s = [trial.user_attrs.get(STEP_S) for trial in self._tried]
-        known = [place for place, seconds in enumerate(step_s) if seconds]
-        if not self._per_second or len(known) <= tried_points.shape[1]:
-            return None
-        logs = np.log([step_s[place] for place in known])
-
-        def expand(points: Any) -> Any:
-            return np.hstack([points, points**2])
-
-        columns = expand(tried_points[known])
-        means = columns.mean(axis=0)
-        # A little ridge, because there may be fewer plans than columns.
-        centred = columns - means
-        gram = centred.T @ centred + 1e-3 * np.eye(columns.shape[1])
-        slopes = np.linalg.solve(gram, centred.T @ (logs - logs.mean()))
-        return lambda points: logs.mean() + (expand(points) - means) @ slopes
-
-
-def _vary_each(point: Any, others: Any) -> list[Any]:
-    """Return `point` with one parameter after the other as in each of `others`."""
-    varied = []
-    for other in others:
-        for axis in range(len(point)):
-            changed = point.copy()
-            changed[axis] = other[axis]
-            varied.append(changed)
-    return varied
+        return points[np.argmax(acqf.eval_acqf_no_grad(points))] if len(points) else best
 
 
 class _FilteredStudy:

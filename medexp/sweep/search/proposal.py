@@ -29,9 +29,7 @@ class Proposal:
     """A trial before it starts.
 
     `violations`: by constraint how far it is from its limit, above 0 where it breaks it; `why` says
-    so in words. `config` is None where the overrides make no valid run. `step_s`: planned seconds
-    of a step, 0 where it does not fit; of a card that nobody has timed, and on a CPU, only the
-    proportion between proposals is meant.
+    so in words. `config` is None where the overrides make no valid run.
     """
 
     overrides: tuple[str, ...]
@@ -40,7 +38,6 @@ class Proposal:
     ceiling_bytes: int = 0
     violations: Mapping[str, float] = field(default_factory=dict)
     why: str = ""
-    step_s: float = 0.0
 
     @property
     def fits(self) -> bool:
@@ -90,9 +87,7 @@ def plan_proposal(overrides: Sequence[str], config: RunConfig) -> Proposal:
         plan = planner.pick_preferred(config, fitting) if planner.is_planned(config) else fitting[0]
         needed_bytes = _needed_bytes(plan)
         violations = {VRAM: float(needed_bytes - ceiling_bytes)} if ceiling_bytes else {}
-        return Proposal(
-            tuple(overrides), config, needed_bytes, ceiling_bytes, violations, step_s=plan.step_s
-        )
+        return Proposal(tuple(overrides), config, needed_bytes, ceiling_bytes, violations)
     # How far a refused proposal is from fitting is what a sampler learns from: of its plans the one
     # that needs least is held against the ceiling.
     least_plan = min(plans, key=_needed_bytes)

@@ -213,21 +213,3 @@ def test_a_paused_trial_goes_where_the_gains_of_others_went(opened):
 )
 def test_the_sampler_of_a_preset(asked, preset, sampler):
     assert asked(f"sweep={preset}").sampler["_target_"].endswith(sampler)
-
-
-@pytest.mark.parametrize("per_second", [False, True])
-def test_what_is_gained_per_second_is_found_at_shorter_lengths(opened, per_second):
-    """The loss is the same for all lengths above 3,000; a step takes as long as its tokens."""
-    study = opened(
-        GP,
-        "hydra.sweeper.sampler.n_startup_trials=4",
-        f"hydra.sweeper.sampler.per_second={per_second}",
-        space=LENGTH,
-    )
-    for tokens in (640, 1920, 3200, 6400):
-        study.enqueue({"training.max_seq_tokens": tokens})
-        trial = study.ask()
-        trial.set_user_attr("planned_step_s", tokens / 100)
-        done(study, trial, max(0.0, 3000 - tokens) / 1000)
-    proposed = [length(study.ask()) for _ in range(3)]
-    assert (max(proposed) < 4500) is per_second, proposed
