@@ -135,7 +135,12 @@ class Study(StudyHistory):
         that is still running.
         """
         self._wait_for_earlier_params(trial)
-        own = {trial.number, *(continued.number for continued in self.list_continued(trial))}
+        # A trial does not repeat the paused one that it goes on from.
+        own = {trial.number} | {
+            continued.number
+            for continued in self.list_continued(trial)
+            if ending_of(continued) is Ending.paused
+        }
         twins = [
             other
             for other in self.trials()
