@@ -14,6 +14,7 @@
     ├── TrainingDiverged        4   the loss stopped being a number
     ├── TrialPruned             5   a sweep's pruner saw no point in going on
     ├── SweepFailed             6   more trials failed than max_failure_rate allows, or nothing fits
+    ├── TrialPaused             7   a sweep goes on with better trials first; the checkpoint is kept
     └── RunInterrupted        130   Ctrl-C, or 143 on SIGTERM; what was done is kept
 
 A message says what was asked, what is allowed, where it is set and what to do.
@@ -107,6 +108,13 @@ class TrialPruned(MedexpError):
 
     exit_code = 5
     reason = "pruned"
+
+
+class TrialPaused(MedexpError):
+    """A sweep goes on with better trials first; the same run continues from its checkpoint."""
+
+    exit_code = 7
+    reason = "paused"
 
 
 class SweepFailed(MedexpError):

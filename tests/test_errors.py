@@ -26,7 +26,8 @@ ALL = [
 def test_every_error_is_in_the_tree_at_the_top():
     drawn = set(
         re.findall(
-            r"[A-Z]\w+(?:Error|Input|Diverged|Interrupted|Pruned|Failed)", errors.__doc__ or ""
+            r"[A-Z]\w+(?:Error|Input|Diverged|Interrupted|Pruned|Paused|Failed)",
+            errors.__doc__ or "",
         )
     )
     assert {each.__name__ for each in ALL} == drawn

@@ -30,9 +30,11 @@ class Surrogate:
             sorted({point[name] for point in recorded["points"]}) for name in ("r", "lr", "seq")
         ]
         self._logs = [[math.log(value) for value in axis] for axis in self.axes]
-        self._loss = {
-            (point["r"], point["lr"], point["seq"]): point["loss"] for point in recorded["points"]
-        }
+        losses = {}
+        for point in recorded["points"]:
+            losses.setdefault((point["r"], point["lr"], point["seq"]), []).append(point["loss"])
+        # Seeds are averaged.
+        self._loss = {key: sum(of_point) / len(of_point) for key, of_point in losses.items()}
         self._longest = sorted((int(rank), seq) for rank, seq in recorded["longest"].items())
         missing = [point for point in product(*self.axes) if point not in self._loss]
         if missing:

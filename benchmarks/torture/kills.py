@@ -271,8 +271,8 @@ def of_a_sweep(
         if victim != "trial":
             command.process.kill()
         if victim != "sweeper":
-            for pid in _trial_processes(rig):
-                _kill(pid)
+            for pid in trial_processes(rig):
+                kill_process(pid)
         if victim == "trial":
             command.wait()
             found.ended_well(command)
@@ -326,7 +326,7 @@ def _counts_every_trial(
         found.claim(False, f"half-written at the end: {path}", command)
 
 
-def _trial_processes(rig: Rig) -> Iterator[int]:
+def trial_processes(rig: Rig) -> Iterator[int]:
     """The processes of this rig's trials, by what they were started with."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -342,7 +342,8 @@ def _trial_processes(rig: Rig) -> Iterator[int]:
             yield int(folder.name)
 
 
-def _kill(pid: int) -> None:
+def kill_process(pid: int) -> None:
+    """kill -9, where it is still there."""
     import os
     import signal
     from contextlib import suppress

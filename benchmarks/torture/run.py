@@ -28,7 +28,7 @@ from typing import Any
 # also as python benchmarks/torture/run.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.torture import attacks, kills, setup
+from benchmarks.torture import attacks, halving, kills, setup
 from benchmarks.torture.attacks import CannotBeTried
 from benchmarks.torture.fuzz import fuzz
 from benchmarks.torture.kills import A_RIG, AttackResult
@@ -38,6 +38,7 @@ ATTACKS = (
     "fuzz",
     "train",
     "sweep",
+    "halving",
     "evaluate",
     "export",
     "disk",
@@ -101,6 +102,7 @@ def _parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--kills", type=int, default=50, help="of a training run (%(default)s)")
     parser.add_argument("--sweep-kills", type=int, default=20, help="(%(default)s)")
+    parser.add_argument("--halving-kills", type=int, default=10, help="(%(default)s)")
     parser.add_argument("--evaluate-kills", type=int, default=10, help="(%(default)s)")
     parser.add_argument("--export-kills", type=int, default=10, help="(%(default)s)")
     parser.add_argument("--lines", type=int, default=2000, help="of the fuzzer (%(default)s)")
@@ -213,6 +215,23 @@ def _tasks(
                         partial(kills.of_a_sweep, scratch, parts, swept, number, asked.seed, size),
                     )
                     for number, size in _rigs(asked.sweep_kills, 2)
+                ]
+            case "halving":
+                swept_in_parts = halving.halving_reference(scratch, parts)
+                new = [
+                    (
+                        number,
+                        partial(
+                            halving.of_a_halving,
+                            scratch,
+                            parts,
+                            swept_in_parts,
+                            number,
+                            asked.seed,
+                            size,
+                        ),
+                    )
+                    for number, size in _rigs(asked.halving_kills, 2)
                 ]
             case "evaluate":
                 new = [

@@ -173,14 +173,17 @@ class TrialScheduler:
         """Return the next trial that may start; None when there are enough or nothing is left."""
         while not self._is_over():
             with self._lock:
-                if self.study.count_done() >= self._options.n_trials:
+                is_enough = self.study.count_done() >= self._options.n_trials
+                # What runs may yet let a paused trial go on.
+                if is_enough and not self.study.pauses:
                     return None
                 if self._may_ask():
                     if (ready := self._ask()) is not None:
                         return ready
                     continue
                 if not self.study.count_pending():
-                    self._explain_shortfall()
+                    if not is_enough:
+                        self._explain_shortfall()
                     return None
                 if not self.in_flight:
                     self._check_other_sweepers()
@@ -190,11 +193,12 @@ class TrialScheduler:
     def _may_ask(self) -> bool:
         """Is a trial waiting to be continued, or is there room for another and something to try?"""
         study = self.study
-        if study.count_waiting():
-            return True
         has_room = study.count_done() + study.count_pending() < self._options.n_trials
         has_proposals = self._repeated_in_a_row < MAX_FRUITLESS_PROPOSALS
-        return has_room and has_proposals and not study.is_exhausted()
+        may_propose = has_room and has_proposals and not study.is_exhausted()
+        if not study.count_waiting():
+            study.enqueue_promotion(is_last=not may_propose and not study.count_pending())
+        return bool(study.count_waiting()) or may_propose
 
     def _explain_shortfall(self) -> None:
         done, wanted = self.study.count_done(), self._options.n_trials

@@ -13,7 +13,7 @@ from typing import Any
 
 from medexp.config.flatten import Value
 from medexp.config.schema import Tracking
-from medexp.errors import OutputError, RunInterrupted, TrialPruned, first_line
+from medexp.errors import OutputError, RunInterrupted, TrialPaused, TrialPruned, first_line
 from medexp.system.console import Console
 from medexp.system.home import with_tilde
 from medexp.system.process_identity import as_tag
@@ -168,8 +168,8 @@ def open_run(
     `name`.
 
     It ends FINISHED, KILLED when it was stopped from outside, FAILED on anything else; tags hold
-    the error's text and its reason (vram, diverged, input, stopped, pruned, defect). `say` is told
-    where the store is away.
+    the error's text and its reason (vram, diverged, input, stopped, pruned, paused, defect). `say`
+    is told where the store is away.
 
     Raises: OutputError where another program has the store locked for too long to begin.
     """
@@ -193,7 +193,13 @@ def open_run(
     try:
         yield tracker
         tracker.end("FINISHED", None, None, WAITS_S)
-    except (RunInterrupted, TrialPruned, KeyboardInterrupt, SystemExit) as error:
+    except (
+        RunInterrupted,
+        TrialPaused,
+        TrialPruned,
+        KeyboardInterrupt,
+        SystemExit,
+    ) as error:
         # On a full disk: what ended the run is the news.
         with suppress(Exception):
             why, reason = str(error), getattr(error, "reason", RunInterrupted.reason)

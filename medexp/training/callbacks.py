@@ -29,7 +29,7 @@ class StepRecorder:
     def on_step_end(self, step: int, metrics: dict[str, float]) -> bool:
         """Log the step, and evaluate where it is time to; return whether going on is of no use.
 
-        Raises: TrainingDiverged, and TrialPruned in a sweep.
+        Raises: TrainingDiverged; TrialPruned and TrialPaused in a sweep.
         """
         context, steps = self._context, self._context.prepared.steps
         memory = self._read_memory()

@@ -38,7 +38,14 @@ class TrialReporter(Protocol):
     def report(self, step: int, loss: float) -> None:
         """Report the held-out loss after `step`.
 
-        Raises: TrialPruned when the study's pruner sees no point in going on.
+        Raises: TrialPruned when the study's pruner sees no point in going on, TrialPaused when it
+            goes on with better trials first.
+        """
+
+    def resume(self, step: int) -> None:
+        """Say that training goes on after `step`, from the checkpoint of an earlier process.
+
+        Raises: TrialPaused when that process was killed as it paused there.
         """
 
 

@@ -101,7 +101,7 @@ class ResumableRun:
 
     def find_last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, or None."""
-        newest_first = sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True)
+        newest_first = sorted(self.checkpoints.glob("checkpoint-*"), key=step_of, reverse=True)
         return next(filter(_is_complete_checkpoint, newest_first), None)
 
     def answers_file(self, whose: str) -> Path:
@@ -274,7 +274,8 @@ def read_json(file: Path, parse: Callable[[Any], Read]) -> Read | None:
         return None
 
 
-def _step_of(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """Return the step of the checkpoint in `folder` by its name, -1 for another folder."""
     number = folder.name.rpartition("-")[2]
     return int(number) if number.isdigit() else -1
 
@@ -285,7 +286,7 @@ def _is_complete_checkpoint(folder: Path) -> bool:
     Its state file is written last, but when a machine stops it may be the first on the disk.
     """
     state = read_json(folder / "trainer_state.json", dict)
-    if not state or state.get("global_step") != _step_of(folder):
+    if not state or state.get("global_step") != step_of(folder):
         return False
     pickles = [*folder.glob("*.pt"), *folder.glob("*.pth")]
     return (

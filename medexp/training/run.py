@@ -52,7 +52,7 @@ from medexp.training.callbacks import StepRecorder, TrainingProgress, mean_finit
 from medexp.training.context import TrainContext, TrainResult, TrialReporter, choose_run_name
 from medexp.training.mlflow_logging import log_audit, log_end, log_plan, log_start, summarise_run
 from medexp.training.preflight import PreflightResult, find_fitting_plan, run_preflight
-from medexp.training.resume import ResumableRun, acquire_run, list_dead_mlflow_runs
+from medexp.training.resume import ResumableRun, acquire_run, list_dead_mlflow_runs, step_of
 from medexp.training.trainer import FitResult, StepCallback
 
 # Characters of an answer that are printed; all of it is in MLflow.
@@ -364,6 +364,8 @@ def _restore_best(context: TrainContext, fitted: FitResult) -> None:
 def _fit(context: TrainContext, checkpoint: Path | None) -> FitResult:
     """Train from `checkpoint`, or from the first step."""
     meter, prepared = context.meter, context.prepared
+    if context.trial and checkpoint:
+        context.trial.resume(step_of(checkpoint))
     with (
         TrainingProgress(
             context.console, prepared.steps, meter.reserved_bytes, meter.ceiling_bytes

@@ -27,7 +27,13 @@ from medexp.config.schema import (
 )
 from medexp.data.batching import batch_for_least_time, batch_in_order
 from medexp.data.encoding import IGNORED, EncodedCase
-from medexp.errors import MachineError, MedexpError, RunInterrupted, TrainingDiverged
+from medexp.errors import (
+    MachineError,
+    MedexpError,
+    RunInterrupted,
+    TrainingDiverged,
+    TrialPaused,
+)
 from medexp.models.adapter_model import AdapterModel, Decision
 from medexp.models.backend import capture_library_output
 from medexp.models.tokenizer import unbind_run_prompt
@@ -49,6 +55,8 @@ class StepCallback(Protocol):
     def on_step_end(self, step: int, metrics: dict[str, float]) -> bool | None:
         """Do what is to be done after `step`; `metrics` holds train/loss, train/grad_norm,
         train/learning_rate, speed/tokens_per_s and speed/step_s. True ends training here.
+
+        Raises: TrialPaused to end it here with a checkpoint of this step.
         """
 
 
@@ -78,9 +86,10 @@ def fit(
     A step's rows go through the model as `split_into_micro_batches` says, on several cards each
     through its part of them. Nothing is written without `checkpoints`.
 
-    Raises: RunInterrupted after Ctrl-C or SIGTERM, with a checkpoint of the last whole step;
-        TrainingDiverged when the loss is not finite; MedexpError when a step was not trained on its
-        own rows; RunInterrupted or MedexpError when another card's process has ended.
+    Raises: RunInterrupted after Ctrl-C or SIGTERM, TrialPaused where a callback raises it, both
+        with a checkpoint of the last whole step; TrainingDiverged when the loss is not finite;
+        MedexpError when a step was not trained on its own rows; RunInterrupted or MedexpError when
+        another card's process has ended.
     """
     beside = (list(rows), unbind_run_prompt(config), checkpoints, resume_from)
     with model.on_other_cards(_fit_on_other_card, *beside):
@@ -135,6 +144,8 @@ def _fit(
     with capture_library_output(), hearing as asked:
         bridge.asked = asked
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    if bridge.pause is not None:
+        raise bridge.pause
     # A stop in the last step counts, too: what comes after training may take long.
     if asked.by is not None:
         what_next = "; the same command begins again"
@@ -398,6 +409,7 @@ def _make_bridge(
     class Bridge(model.stack.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             self.asked = StopRequest()
+            self.pause: TrialPaused | None = None
             self.tokens = self.step_tokens = 0
             self.steps_s = self.step_s = self.began = 0.0
 
@@ -461,11 +473,17 @@ def _make_bridge(
                 "speed/tokens_per_s": tokens / self.step_s,
                 "speed/step_s": self.step_s,
             }
-            answers = [callback.on_step_end(state.global_step, metrics) for callback in callbacks]
+            try:
+                answers = [
+                    callback.on_step_end(state.global_step, metrics) for callback in callbacks
+                ]
+            # It is raised again once the checkpoint is written, which the Trainer does after this.
+            except TrialPaused as pause:
+                self.pause, answers = pause, []
             if any(answers):
                 control.should_training_stop = True
             # What a callback measured meanwhile belongs to this step: no other is begun.
-            if self.asked.by is not None:
+            if self.asked.by is not None or self.pause is not None:
                 control.should_save = args.save_strategy != "no"
                 control.should_training_stop = True
 

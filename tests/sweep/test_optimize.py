@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medexp.errors import BadInput, ConfigError, SweepFailed
+from medexp.errors import BadInput, ConfigError, SweepFailed, TrialPaused
 from medexp.sweep import optimize as trials_module
 from medexp.sweep.study import history as history_module
 from medexp.sweep.study.history import ending_of, values_of
@@ -390,3 +390,85 @@ def test_a_continued_trial_hands_on_what_it_reported_to_the_pruner(stubs):
     stubs.ends = ends
     study = stubs.run("lora.r=choice(4,8)", "sweep.n_trials=1")
     assert [trial.intermediate_values for trial in study.trials()] == [{2: 0.5}, {2: 0.5, 4: 0.5}]
+
+
+HALVED = ["lora.r=range(4,11)", "hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=halving"]
+LAST_STEP = 20
+
+
+def train_in_parts(stubs) -> list[tuple[int, int]]:
+    """Have trials train two steps at a time from where they paused; returns the (rank, step) that
+    were trained, in order. The higher the rank, the lower its loss at any step.
+    """
+    trained: list[tuple[int, int]] = []
+
+    def ends(params):
+        folder = Path(params["hydra.sweep.dir"]) / str(params["hydra.sweep.subdir"])
+        part, rank = TrialContext(read_trial_spec(folder), folder), params["lora.r"]
+        checkpoint = max((step for other, step in trained if other == rank), default=0)
+        try:
+            part.resume(checkpoint)
+            for step in range(checkpoint + 2, LAST_STEP + 2, 2):
+                trained.append((rank, step))
+                if step < LAST_STEP:
+                    part.report(step, 5.0 - rank / 10 - step / 100)
+        except TrialPaused as pause:
+            return TrialOutcome(Ending.paused, str(pause))
+        return loss(5.0 - rank / 10)
+
+    stubs.ends = ends
+    return trained
+
+
+def test_trials_pause_at_rungs_and_the_best_go_on_where_they_were(stubs):
+    trained = train_in_parts(stubs)
+    study = stubs.run(*HALVED, "sweep.n_trials=3")
+    # Where nothing else is left to do the best of every rung goes on.
+    assert (endings(study).count("done"), len(study.list_paused())) == (1, 2)
+    study.close()
+    study = stubs.run(*HALVED, "sweep.n_trials=7")
+    assert len(trained) == len(set(trained))
+    reached = {rank: max(step for other, step in trained if other == rank) for rank in range(4, 11)}
+    # Rungs are the steps 2, 6 and 18.
+    assert set(reached.values()) <= {2, 6, 18, LAST_STEP}
+    assert (reached[10], study.best_trials()[0].params["lora.r"]) == (LAST_STEP, 10)
+    assert (study.count_done(), endings(study).count("copied")) == (7, 0)
+    assert {trial.state.name for trial in study.trials()} == {"PRUNED", "COMPLETE"}
+    for trial in study.trials():
+        assert set(trial.intermediate_values) == {
+            step
+            for rank, step in trained
+            if rank == trial.params["lora.r"] and step <= trial.last_step
+        }
+
+
+def test_a_trial_that_was_killed_as_it_paused_pauses_where_it_was(stubs):
+    trained = train_in_parts(stubs)
+    parts, killed = stubs.ends, []
+
+    def ends(params):
+        outcome = parts(params)
+        if outcome.ending is Ending.paused and not killed:
+            killed.append(params["lora.r"])
+            return TrialOutcome(Ending.stopped, "its checkpoint was written, and no word came")
+        return outcome
+
+    stubs.ends = ends
+    study = stubs.run(*HALVED, "sweep.n_trials=1")
+    assert endings(study) == ["stopped", "paused", "paused", "paused", "done"]
+    assert study.trials()[1].params["lora.r"] == killed[0]
+    assert len(trained) == len(set(trained))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.sweeper.repeats=2"], "hydra.sweeper.repeats is 2"),
+        (["hydra.sweeper.objective=[result/loss_after,sweep/peak_gib]"], "hydra.sweeper.objective"),
+        (["hydra.sweeper.pruner.reduction_factor=1"], "reduction_factor=1 has to be 2 or more"),
+    ],
+)
+def test_halving_refuses_what_does_not_report(stubs, words, said):
+    with pytest.raises(ConfigError, match=said):
+        stubs.run(*HALVED, "sweep.n_trials=3", *words)
+    assert stubs.started == []

@@ -181,6 +181,29 @@ def test_no_ending_loses_anything(sweeps):
     assert {run.info.status, parent.info.status} == {"FINISHED"}
 
 
+def test_a_promoted_trial_that_is_killed_goes_on_where_it_had_paused(sweeps):
+    words = [
+        "lora.r=choice(4,8)", "sweep.n_trials=1", "hydra/sweeper/sampler=grid",
+        "hydra/sweeper/pruner=halving", "training.max_steps=5", "training.save_steps=50",
+        "evaluation.every_steps=2",
+    ]  # fmt: skip
+    process = sweeps.start(*words)
+    sweeps.until("1/process.json")
+    sweeps.kill(process)
+    with suppress(ProcessLookupError):  # it hears of the sweeper's end, too
+        os.kill(sweeps.pid(1), signal.SIGKILL)
+    status, output = sweeps.run(*words)
+    assert status == 0, output
+    endings = sweeps.endings()
+    assert (endings[0], endings[-1]) == ("paused", "done")
+    last = sweeps.trials()[-1]
+    assert set(last.intermediate_values) == {2, 4}
+    log = (sweeps.folder / str(last.number) / "trial.log").read_text()
+    assert "continued from checkpoint-2" in log
+    run_id = last.user_attrs["mlflow_run_id"]
+    assert set(sweeps.tiny_runs.history(run_id, "train/loss")) == {1, 2, 3, 4, 5}
+
+
 def test_a_second_ctrl_c_ends_at_once_and_the_same_command_goes_on(sweeps):
     words = [
         "lora.r=choice(4,8)",

@@ -9,6 +9,7 @@ import torch
 from helpers.commands import TinyRuns, invoke
 from safetensors.torch import load_file
 
+from medexp.errors import TrialPaused
 from medexp.evaluation.evaluator import Evaluator
 from medexp.evaluation.record import CaseLoss
 from medexp.system.console import Console
@@ -31,12 +32,19 @@ class Trial:
     def __init__(self, chooses: bool = True) -> None:
         self.chooses = chooses
         self.losses: dict[int, float] = {}
+        self.pauses_at: int | None = None
+        self.resumed_after: list[int] = []
 
     def report_progress(self, step: int, steps: int) -> None:
         pass
 
     def report(self, step: int, loss: float) -> None:
         self.losses[step] = loss
+        if step == self.pauses_at:
+            raise TrialPaused(f"held-out loss {loss:.4f} after step {step}")
+
+    def resume(self, step: int) -> None:
+        self.resumed_after.append(step)
 
 
 def stored_record(folder: Path) -> dict:
@@ -123,6 +131,32 @@ def test_a_trial_of_a_sweep_is_measured_on_validation_cases_and_opens_no_test_pa
         "this trial was measured on validation cases"
         in (tiny_runs.root / "trial" / "report.html").read_text()
     )
+
+
+def test_a_paused_trial_goes_on_to_the_losses_of_one_that_ran_through(
+    tiny_runs: TinyRuns,
+) -> None:
+    more = [*VALIDATED, "training.save_steps=50", "lora.dropout=0.1", "evaluation.answers=0"]
+
+    def go(trial: Trial, name: str, *also: str) -> str:
+        overrides = [*more, *also]
+        invocation = invoke(tiny_runs.root / name, overrides, "composed: yaml\n")
+        return train(tiny_runs.run(*overrides), invocation, Console(), trial).run_id
+
+    unbroken = go(Trial(), "unbroken", "training.resume=never")
+    trial = Trial()
+    trial.pauses_at = 2
+    with pytest.raises(TrialPaused):
+        go(trial, "paused")
+    (run,) = [run for run in tiny_runs.runs() if run.info.run_id != unbroken]
+    assert (run.info.status, run.data.tags["medexp.reason"]) == ("KILLED", "paused")
+    continued = go(trial, "continued")
+    assert (continued, trial.resumed_after) == (run.info.run_id, [2])
+    for figure in ("train/loss", "train/learning_rate", "eval/loss"):
+        history = tiny_runs.history(unbroken, figure)
+        assert tiny_runs.history(continued, figure) == history
+    assert trial.losses == {step: history[step] for step in (2, 4)}
+    assert not list((tiny_runs.root / "mlruns/unfinished").glob("*/checkpoints"))
 
 
 def test_a_repeat_with_another_seed_judges_on_the_test_part(tiny_runs: TinyRuns) -> None:

@@ -2,13 +2,12 @@
 
 Optuna's own sampler reads only completed trials. A proposal that cannot fit then leaves no trace,
 and the same point is proposed again and again. Here the processes of the constraints learn from
-refused proposals, the process of the objective learns from pruned and failed trials, and no point
-is proposed twice.
+refused proposals, the process of the objective learns from pruned, paused and failed trials, and no
+point is proposed twice.
 
 Source: optuna/samplers/_gp/sampler.py of Optuna 5.0, two of whose inner methods are overridden.
 """
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,15 +15,19 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler
+from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from medexp.sweep.study.history import ending_of
+from medexp.sweep.study.extrapolation import extrapolate_end, make_curve
+from medexp.sweep.study.history import CONTINUES, ending_of
 from medexp.system import private_names
 
 
 class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
-    """GPSampler that learns from refused, pruned and failed trials. Takes GPSampler's options."""
+    """GPSampler that learns from refused, pruned, paused and failed trials. Takes GPSampler's
+    options.
+    """
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -41,6 +44,21 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
         self._constraint_names: list[str] = []
         self._refused: list[FrozenTrial] = []
         self._tried: list[FrozenTrial] = []
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the parameters that are drawn together, those that earlier trials share.
+
+        Optuna looks at completed trials. Where none has completed those count that have reported,
+        or a sweep whose trials pause would be drawn at random until one ends.
+        """
+        shared: dict[str, BaseDistribution] = super().infer_relative_search_space(study, trial)
+        if shared:
+            return shared
+        reported = [other for other in study.get_trials(deepcopy=False) if other.last_step]
+        known = intersection_search_space(reported, include_pruned=True)
+        return {name: kind for name, kind in known.items() if not kind.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -145,22 +163,27 @@ def _pair_with_values(
 ) -> list[tuple[FrozenTrial, list[float]]]:
     """Return the trials with their objective values.
 
-    A pruned trial has the value that it would have come to, a failed one the worst of the others.
+    A pruned or paused trial has the value that it would have come to, a failed one the worst of the
+    others. Of trials that continue each other the last one counts.
     """
+    continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    trials = [trial for trial in trials if trial.number not in continued]
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not completed:
-        return []
-    columns = zip(*(trial.values for trial in completed), strict=True)
-    worst = [
-        (max if direction == StudyDirection.MINIMIZE else min)(column)
-        for direction, column in zip(directions, columns, strict=True)
-    ]
     pruned = [
         trial
         for trial in trials
         if trial.state == TrialState.PRUNED
         and trial.intermediate_values
         and not _violates_constraint(trial)
+    ]
+    curves = [*map(make_curve, completed), *map(make_curve, pruned)]
+    extrapolated = [(trial, [extrapolate_end(make_curve(trial), curves)]) for trial in pruned]
+    if not completed:
+        return extrapolated
+    columns = zip(*(trial.values for trial in completed), strict=True)
+    worst = [
+        (max if direction == StudyDirection.MINIMIZE else min)(column)
+        for direction, column in zip(directions, columns, strict=True)
     ]
     failed = [
         trial
@@ -169,26 +192,9 @@ def _pair_with_values(
     ]
     return [
         *((trial, trial.values) for trial in completed),
-        *((trial, [_extrapolate_value(trial, completed)]) for trial in pruned),
+        *extrapolated,
         *((trial, worst) for trial in failed),
     ]
-
-
-def _extrapolate_value(trial: FrozenTrial, completed: Sequence[FrozenTrial]) -> float:
-    """Return the value that a pruned trial would have come to.
-
-    That is its last report, changed by the median of what completed trials changed from that step
-    to their end.
-    """
-    step = max(trial.intermediate_values)
-    changes = [
-        trial.values[0] - trial.intermediate_values[step]
-        for trial in completed
-        if step in trial.intermediate_values
-    ]
-    finite = [change for change in changes if math.isfinite(change)]
-    reported: float = trial.intermediate_values[step]
-    return reported + (statistics.median(finite) if finite else 0.0)
 
 
 def _typical_constraints(trials: Sequence[FrozenTrial]) -> dict[str, float]:

@@ -2,14 +2,18 @@
 over.
 
 Every trial ends in one of `trial_files.Ending`. Optuna knows it as COMPLETE where it has a value;
-as PRUNED where it was pruned and, with its violation as a constraint, where it could not fit or ran
-out of memory; as FAIL elsewhere. Samplers learn from pruned trials and forget failed ones.
+as PRUNED where it was pruned or paused and, with its violation as a constraint, where it could not
+fit or ran out of memory; as FAIL elsewhere. Samplers learn from pruned trials and forget failed
+ones.
+
+A trial that goes on after it was stopped, died or paused is another trial of the study, which
+continues it.
 """
 
 import math
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,8 @@ BESIDE_S = "beside_s"
 RUN = "mlflow_run_id"
 CONTINUES = "continues"
 ATTEMPT = "attempt"
+# The step that a paused trial was promoted from.
+PROMOTED = "promoted"
 BEAT = "beat"
 # The run as configured where it lies outside the space: a trial without parameters. Optuna knows it
 # as FAIL, because samplers read the space off completed trials, and it has none; its values are
@@ -53,7 +59,7 @@ REPEAT_VALUES = "repeat_values"
 VALUES = "values"
 
 # Another trial with the same parameters would end in the same way.
-CONCLUSIVE_ENDINGS = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged)
+CONCLUSIVE_ENDINGS = (Ending.done, Ending.pruned, Ending.vram, Ending.diverged, Ending.paused)
 
 
 class StudyHistory:
@@ -121,7 +127,19 @@ class StudyHistory:
 
     def count_done(self) -> int:
         """Return how many of `n_trials` are used up."""
-        return sum(map(counts, self.trials()))
+        return sum(map(counts, self.trials())) + sum(
+            not is_beside(trial) for trial in self.list_paused()
+        )
+
+    def list_paused(self) -> list[Any]:
+        """Return the paused trials that no other trial continues."""
+        trials = self.trials()
+        continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
+        return [
+            trial
+            for trial in trials
+            if ending_of(trial) is Ending.paused and trial.number not in continued
+        ]
 
     def count_failures(self) -> int:
         """Return how many trials failed."""
@@ -159,11 +177,19 @@ class StudyHistory:
         """
         if is_beside(trial):
             return False
-        earlier = [
-            other for other in self.trials() if other.number < trial.number and not is_beside(other)
-        ]
-        taken = sum(not other.state.is_finished() or counts(other) for other in earlier)
-        return taken >= self.options.n_trials
+        trials = self.trials()
+        first = first_numbers(trials)
+        # Trials that continue each other are one.
+        taken = {
+            first[other.number]
+            for other in trials
+            if other.number < trial.number
+            and not is_beside(other)
+            and (
+                not other.state.is_finished() or counts(other) or ending_of(other) is Ending.paused
+            )
+        }
+        return len(taken - {first[trial.number]}) >= self.options.n_trials
 
     def is_exhausted(self) -> bool:
         """Has every point of a finite space been tried, or is it being tried?
@@ -318,6 +344,34 @@ def counts(trial: Any) -> bool:
 def values_of(trial: Any) -> list[float]:
     """Return the objective values of `trial`, an empty list before it has any."""
     return list(trial.values or trial.user_attrs.get(VALUES) or ())
+
+
+def first_numbers(trials: Sequence[Any]) -> dict[int, int]:
+    """Return by number the first trial of those that continue each other, a trial's own number
+    where it continues none.
+    """
+    first: dict[int, int] = {}
+    # A trial has a higher number than the one that it continues.
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        continued = trial.user_attrs.get(CONTINUES)
+        first[trial.number] = first.get(continued, trial.number)
+    return first
+
+
+def collect_reports(trials: Sequence[Any]) -> dict[int, dict[int, float]]:
+    """Return the losses reported at every step, of trials that continue each other together, by
+    the number of the first of them. Those that failed, and what was copied, are left out.
+    """
+    first = first_numbers(trials)
+    reports: dict[int, dict[int, float]] = {}
+    failed: set[int] = set()
+    for trial in trials:
+        ending = ending_of(trial)
+        if ending is not None and (ending.is_failure or ending is Ending.vram):
+            failed.add(first[trial.number])
+        elif trial.intermediate_values and ending is not Ending.copied:
+            reports.setdefault(first[trial.number], {}).update(trial.intermediate_values)
+    return {number: reports[number] for number in reports if number not in failed}
 
 
 def ending_of(trial: Any) -> Ending | None:

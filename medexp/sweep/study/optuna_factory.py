@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medexp.errors import ConfigError, first_line
+from medexp.sweep.search.options import SweepOptions
 from medexp.sweep.search.search_space import Choice, Dimension, IntRange, SearchSpace, Value
 
 _OTHER_SAMPLER = "or take another sampler, as in hydra/sweeper/sampler=tpe"
@@ -83,6 +84,25 @@ def _with_offset_seeds(options: Mapping[str, Any], offset: int) -> dict[str, Any
 def make_pruner(options: Mapping[str, Any] | None) -> Any:
     """Return the pruner that `options` names, without any one that never prunes."""
     return _instantiate(options or {"_target_": "optuna.pruners.NopPruner"}, "pruner")
+
+
+def check_pruner(options: SweepOptions) -> None:
+    """Check that trials report what the pruner that has them pause compares them by.
+
+    Raises: ConfigError where they do not.
+    """
+    if not options.pruner or not _is_class(options.pruner, "HalvingPruner"):
+        return
+    problem = None
+    if len(options.objectives) > 1:
+        problem = f"hydra.sweeper.objective has {len(options.objectives)}"
+    elif options.repeats > 1:
+        problem = f"hydra.sweeper.repeats is {options.repeats}"
+    if problem:
+        raise ConfigError(
+            f"hydra/sweeper/pruner=halving compares trials by the held-out losses of one run, of"
+            f" one objective, and {problem}; take hydra/sweeper/pruner=none"
+        )
 
 
 def _instantiate(options: Mapping[str, Any], option: str) -> Any:

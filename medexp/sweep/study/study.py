@@ -22,6 +22,7 @@ from medexp.sweep.study.history import (
     ELAPSED,
     ENDING,
     OWNER,
+    PROMOTED,
     RUN,
     STEPS,
     VALUES,
@@ -32,6 +33,7 @@ from medexp.sweep.study.history import (
     trial_id_of,
 )
 from medexp.sweep.study.optuna_factory import (
+    check_pruner,
     check_sampler,
     make_distribution,
     make_pruner,
@@ -42,7 +44,7 @@ from medexp.system import private_names
 
 # A trial that another sweeper has asked for has its parameters within this time.
 SUGGEST_TIMEOUT_S = 5.0
-PRUNED_ENDINGS = (Ending.pruned, Ending.vram, Ending.infeasible)
+PRUNED_ENDINGS = (Ending.pruned, Ending.paused, Ending.vram, Ending.infeasible)
 MAX_WHY_CHARACTERS = 500
 
 
@@ -98,6 +100,8 @@ class Study(StudyHistory):
             user_attrs = {CONTINUES: continues.number, ATTEMPT: attempt + has_died}
             if is_outside(continues):
                 user_attrs[CONFIGURED] = True
+            if promoted := self._promoted_from(continues):
+                user_attrs[PROMOTED] = promoted
         self.optuna.enqueue_trial(
             dict(params), user_attrs=user_attrs, skip_if_exists=continues is None
         )
@@ -105,6 +109,30 @@ class Study(StudyHistory):
     def enqueue_outside(self) -> None:
         """Have the run as configured tried next, which is no point of the space."""
         self.optuna.enqueue_trial({}, user_attrs={CONFIGURED: True}, skip_if_exists=True)
+
+    def _promoted_from(self, continued: Any) -> int | None:
+        """Return the rung that the trial which continues `continued` has passed, in steps."""
+        if ending_of(continued) is Ending.paused:
+            step: int | None = continued.last_step
+            return step
+        passed: int | None = continued.user_attrs.get(PROMOTED)
+        return passed
+
+    @property
+    def pauses(self) -> bool:
+        """Whether the pruner has trials pause and go on, as `HalvingPruner` does."""
+        return bool(getattr(self.optuna.pruner, "pauses", False))
+
+    def enqueue_promotion(self, is_last: bool) -> None:
+        """Have the paused trial go on that its pruner chooses, where it chooses one; `is_last`
+        says that nothing else is left to do.
+        """
+        paused = [trial for trial in self.list_paused() if self.is_in_space(trial.params)]
+        if not self.pauses or not paused:
+            return
+        promoted = self.optuna.pruner.choose_promotion(self.trials(), paused, is_last)
+        if promoted is not None:
+            self.enqueue(promoted.params, continues=promoted)
 
     def find_twin(self, trial: Any) -> Any | None:
         """Return the trial that `trial` would repeat, None where there is none.
@@ -115,12 +143,20 @@ class Study(StudyHistory):
         if is_outside(trial):
             return None
         self._wait_for_earlier_params(trial)
+        # A trial does not repeat the paused one that it goes on from.
+        own = {trial.number} | {
+            continued.number
+            for continued in self.list_continued(trial)
+            if ending_of(continued) is Ending.paused
+        }
         twins = [
             other
             for other in self.trials()
-            if other.number != trial.number and other.params == trial.params
+            if other.number not in own and other.params == trial.params
         ]
         ended = [twin for twin in twins if ending_of(twin) in CONCLUSIVE_ENDINGS]
+        # One that a paused trial has gone on to says more than that one.
+        ended.sort(key=lambda twin: ending_of(twin) is Ending.paused)
         running = [
             twin for twin in twins if twin.number < trial.number and twin.state.name == "RUNNING"
         ]
@@ -250,6 +286,7 @@ def open_study(name: str, url: str, space: SearchSpace, options: SweepOptions) -
     from sqlalchemy.exc import SQLAlchemyError
 
     check_sampler(options.sampler, space, options.objectives)
+    check_pruner(options)
     optuna_storage = storage.connect(url, options.heartbeat_s)
     try:
         summaries = {

@@ -19,6 +19,8 @@ class Ending(Enum):
     done = "done"
     # By the pruner, while it trained.
     pruned = "pruned"
+    # At a rung, for better trials to go on first; a later trial may continue it from there.
+    paused = "paused"
     # It needed more than the ceiling although its plan fitted.
     vram = "vram"
     diverged = "diverged"
@@ -38,7 +40,10 @@ class Ending(Enum):
 
     @property
     def counts(self) -> bool:
-        """Does it use up one of the trials that were asked for?"""
+        """Does it use up one of the trials that were asked for?
+
+        A paused trial does until another continues it, which is for the study to say.
+        """
         return self in _COUNTED
 
     @property
@@ -50,7 +55,7 @@ class Ending(Enum):
 _FAILURES = (Ending.diverged, Ending.input, Ending.crashed, Ending.timeout)
 _COUNTED = (Ending.done, Ending.pruned, Ending.vram, *_FAILURES)
 # A point that ended in one of these ways needs no second try to be known.
-TRIED = (*_COUNTED, Ending.infeasible)
+TRIED = (*_COUNTED, Ending.paused, Ending.infeasible)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medexp.errors import MedexpError, RunInterrupted, TrialPruned
+from medexp.errors import MedexpError, RunInterrupted, TrialPaused, TrialPruned
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_trial_spec
 from medexp.sweep.workers.warm_process import terminate_with_parent
 from medexp.system.files import write_json_atomic
@@ -62,7 +62,8 @@ class TrialContext:
     def report(self, step: int, loss: float) -> None:
         """Report the held-out loss after `step` to the study.
 
-        Raises: TrialPruned when the study's pruner sees no point in going on.
+        Raises: TrialPruned when the study's pruner sees no point in going on; TrialPaused when it
+            is one that pauses.
         """
         if not self.spec.reports:
             return
@@ -74,10 +75,33 @@ class TrialContext:
         except Exception:
             _log.exception("the study's storage did not take the loss of step %s", step)
             return
-        if should_prune:
-            raise TrialPruned(
-                f"pruned: held-out loss {loss:.4f} after step {step} is behind the other trials"
+        if not should_prune:
+            return
+        measured = f"held-out loss {loss:.4f} after step {step}"
+        if _pauses(optuna_trial.study.pruner):
+            raise TrialPaused(f"{measured}; it goes on from there once it is among the best")
+        raise TrialPruned(f"pruned: {measured} is behind the other trials")
+
+    def resume(self, step: int) -> None:
+        """Hear that training goes on after `step`, from the checkpoint of an earlier process.
+
+        Raises: TrialPaused when that process was killed as it paused there.
+        """
+        if not self.spec.reports:
+            return
+        try:
+            optuna_trial = self._load_optuna_trial()
+            last_report = optuna_trial.study.get_trials(deepcopy=False)[self.spec.number].last_step
+            was_pausing = (
+                last_report == step
+                and _pauses(optuna_trial.study.pruner)
+                and optuna_trial.should_prune()
             )
+        except Exception:
+            _log.exception("the study's storage did not say whether to go on after step %s", step)
+            return
+        if was_pausing:
+            raise TrialPaused(f"paused after step {step}, as an earlier process was about to")
 
     def complete(self, metrics: Mapping[str, float], run_id: str) -> None:
         """Leave the outcome of a run that is done, with the last value of its metrics."""
@@ -134,6 +158,11 @@ def open_trial(folder: Path) -> Iterator[TrialContext | None]:
         with suppress(OSError):
             trial.fail(error)
         raise
+
+
+def _pauses(pruner: Any) -> bool:
+    """Does `pruner` have trials go on later? One that does says so, as `HalvingPruner`."""
+    return bool(getattr(pruner, "pauses", False))
 
 
 def _exit_without_teardown() -> None:

@@ -34,6 +34,7 @@ _ENDINGS_BY_EXIT_STATUS = {
     3: Ending.vram,
     4: Ending.diverged,
     5: Ending.pruned,
+    7: Ending.paused,
     130: Ending.stopped,
     143: Ending.stopped,
 }

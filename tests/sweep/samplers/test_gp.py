@@ -132,8 +132,8 @@ def test_a_range_that_grew_is_searched(opened):
 
 
 def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
-    """A pruned trial would have moved on as others did; a failed one is as bad as the worst; what
-    was cut short says nothing.
+    """A pruned trial would have moved on as others did, on a line of slope 2/3: half as much as
+    before it, drawn to 1; a failed one is as bad as the worst; what was cut short says nothing.
     """
     study = opened(GP, space=LENGTH)
     for at_four, loss in ((5.0, 4.0), (6.0, 4.5)):
@@ -152,13 +152,55 @@ def test_what_was_pruned_or_failed_has_a_value_for_it(opened):
     assert [(trial.number, values) for trial, values in found] == [
         (0, [4.0]),
         (1, [4.5]),
-        (2, [5.75]),
+        (2, [pytest.approx(5.25)]),
         (3, [4.5]),
     ]
     assert all(
         trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         for trial, _ in found
     )
+
+
+def test_it_learns_from_paused_trials_before_any_has_ended(opened):
+    study = opened(
+        GP, "hydra/sweeper/pruner=halving", "hydra.sweeper.sampler.n_startup_trials=3", space=LENGTH
+    )
+    for tokens in (640, 2560, 4480, 5120):
+        study.enqueue({"training.max_seq_tokens": tokens})
+        trial = study.ask()
+        trial.report(abs(tokens - 3000) / 1000, 4)
+        study.tell(trial, TrialOutcome(Ending.paused, "waits"), {})
+    proposed = study.ask()
+    assert 2000 < length(proposed) < 4480
+    assert length(proposed) not in (640, 2560, 4480, 5120)
+
+
+def test_a_paused_trial_goes_where_the_gains_of_others_went(opened):
+    """Gains over an untuned loss of 4 that are twice as high at step 8, and three times at the end;
+    what a trial was before it went on is left out.
+    """
+    study = opened(GP, space=LENGTH)
+    for gain, steps in ((0.1, 8), (0.2, 99), (0.3, 99), (0.4, 4)):
+        trial = study.ask()
+        trial.report(4 - gain, 4)
+        if steps > 4:
+            trial.report(4 - 2 * gain, 8)
+        if steps == 99:
+            done(study, trial, 4 - 3 * gain)
+        else:
+            study.tell(trial, TrialOutcome(Ending.paused, "waits"), {})
+    study.enqueue(study.trials()[0].params, continues=study.trials()[0])
+    done(study, study.ask(), 3.7)
+    values = {
+        trial.number: of_trial[0]
+        for trial, of_trial in _pair_with_values(study.trials(), study.optuna.directions)
+    }
+    assert set(values) == {1, 2, 3, 4}
+    # The slopes are drawn to 1 by one pair more than the three that were measured.
+    slopes = (2 * 3 + 1) / 4, (1.5 * 3 + 1) / 4
+    expected = 3.4 + slopes[1] * (3.6 + slopes[0] * (3.6 - 3.8) - 3.6)
+    assert values[3] == pytest.approx(expected)
+    assert values[3] < min(values[number] for number in (1, 2, 4))
 
 
 @pytest.mark.parametrize(

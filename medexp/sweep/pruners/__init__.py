@@ -1,0 +1,1 @@
+"""Pruners that Optuna does not have."""
