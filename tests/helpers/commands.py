@@ -198,7 +198,7 @@ def started(
         for name in os.environ.keys() | _AT_THE_START.keys()
         if os.environ.get(name) != _AT_THE_START.get(name)
     }
-    changed.discard("PYTEST_CURRENT_TEST")
+    changed -= _SET_MEANWHILE
     match list(words):
         case ["-m", module, *arguments] if can_fork() and not changed:
             return WarmCommand(module, arguments, cwd, env)
@@ -213,6 +213,16 @@ def started(
 
 
 _AT_THE_START = dict(os.environ)
+# By pytest for every test, and by libraries that a run in this process imports.
+_SET_MEANWHILE = {
+    "PYTEST_CURRENT_TEST",
+    "HYDRA_FULL_ERROR",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+    "TOKENIZERS_PARALLELISM",
+    "TORCHINDUCTOR_CACHE_DIR",
+}
 
 
 class WarmCommand:

@@ -124,7 +124,8 @@ def _has_its_winner(sweeps, output) -> None:
     (final,) = [run for name, run in runs.items() if name.startswith("final of")]
     trial, parent = runs[final.data.tags["medexp.final_of_trial"]], runs["s"]
     assert trial.info.run_id == parent.data.tags["best.run_id"]
-    assert "settings over 3 steps, training.seed=3407, on the test part: result/loss" in output
+    printed = " ".join(output.replace("│", " ").split())
+    assert "settings over 3 steps, training.seed=3407, on the test part: result/loss" in printed
     assert (trial.data.metrics["result/steps"], final.data.metrics["result/steps"]) == (2, 3)
     assert trial.data.metrics["sweep/steps"] == 2
     assert parent.data.metrics["sweep/steps"] == 4 * 2 + 3

@@ -107,6 +107,7 @@ def _run_module(
     begins.send(None)
     begins.close()
     _set_thread_count()
+    sys.path.insert(0, folder)
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
