@@ -189,18 +189,12 @@ def started(
 ) -> "subprocess.Popen[str] | WarmCommand":
     """`python words...` under way in `cwd`, both streams in one.
 
-    A command of medexp is forked with the training stack imported, as trials are. One whose
-    environment is another than these tests' is not: libraries read it as they are imported.
+    A command of medexp is forked with the training stack imported, as trials are. One that is given
+    an `environment` is not: libraries read theirs as they are imported.
     """
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
-    changed = {*environment} | {
-        name
-        for name in os.environ.keys() | _AT_THE_START.keys()
-        if os.environ.get(name) != _AT_THE_START.get(name)
-    }
-    changed -= _SET_MEANWHILE
     match list(words):
-        case ["-m", module, *arguments] if can_fork() and not changed:
+        case ["-m", module, *arguments] if can_fork() and not environment:
             return WarmCommand(module, arguments, cwd, env)
     return subprocess.Popen(
         [sys.executable, *words],
@@ -210,19 +204,6 @@ def started(
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-_AT_THE_START = dict(os.environ)
-# By pytest for every test, and by libraries that a run in this process imports.
-_SET_MEANWHILE = {
-    "PYTEST_CURRENT_TEST",
-    "HYDRA_FULL_ERROR",
-    "KMP_DUPLICATE_LIB_OK",
-    "KMP_INIT_AT_FORK",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
-    "TOKENIZERS_PARALLELISM",
-    "TORCHINDUCTOR_CACHE_DIR",
-}
 
 
 class WarmCommand:
