@@ -245,5 +245,6 @@ class WarmCommand:
         if reader.is_alive():
             self.kill()
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        self.stdout.close()
         self.wait()
         return printed[0], None
