@@ -114,9 +114,11 @@ class Sweeps:
         return started(self.words(*more), self.root, **environment)
 
     def kill(self, process: "subprocess.Popen[str] | WarmCommand") -> None:
-        """kill -9."""
+        """kill -9. What it printed is not read: its trials hold the pipe as long as they live."""
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
     @property
     def folder(self) -> Path:
