@@ -13,12 +13,11 @@ clearly better than halving, so medexp does not have it.
 import math
 from collections.abc import Mapping, Sequence
 
-from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from medexp.sweep.pruners.halving import HalvingPruner
 from medexp.sweep.study.extrapolation import extrapolate_end
-from medexp.sweep.study.history import PROMOTED, collect_reports, first_numbers
+from medexp.sweep.study.history import collect_reports, first_numbers
 
 
 class FreezeThawPruner(HalvingPruner):
@@ -28,18 +27,16 @@ class FreezeThawPruner(HalvingPruner):
     Raises: ValueError for a reduction factor below 2, or a first rung below 1.
     """
 
-    def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Is `trial` to pause after its last report?"""
-        step = trial.last_step
-        if step is None or step <= trial.user_attrs.get(PROMOTED, 0):
-            return False
-        if not self._is_at_rung(trial.intermediate_values, step):
-            return False
-        trials = study.get_trials(deepcopy=False)
+    def _goes_on(
+        self,
+        trials: Sequence[FrozenTrial],
+        trial: FrozenTrial,
+        step: int,  # noqa: ARG002
+    ) -> bool:
         own = first_numbers(trials)[trial.number]
         curves = _collect_curves(trials)
         curves[own] = curves.get(own, {}) | trial.intermediate_values
-        return len(curves) >= self._factor and _find_best(curves) != own
+        return len(curves) < self._factor or _find_best(curves) == own
 
     def choose_promotion(
         self,

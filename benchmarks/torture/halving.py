@@ -9,7 +9,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.torture.kills import AttackResult, kill_process, trial_processes, trials
+from benchmarks.torture.kills import (
+    AttackResult,
+    kill_process,
+    trial_processes,
+    trials,
+    wait_for_moment,
+)
 from benchmarks.torture.rig import Parts, Rig
 
 HALVED = (
@@ -80,9 +86,7 @@ def of_a_halving(
     words = ["-m", *rig.words(*HALVED)]
     for _ in range(kills):
         command = rig.start("train", *words)
-        deadline = time.monotonic() + rng.uniform(0.1, 0.9) * took_s
-        while time.monotonic() < deadline and command.process.poll() is None:
-            time.sleep(0.02)
+        wait_for_moment(rng, took_s, command)
         # A kill that comes after the end is none.
         if command.process.poll() is not None:
             break

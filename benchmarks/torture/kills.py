@@ -130,6 +130,13 @@ def _kill_after(
     return command
 
 
+def wait_for_moment(rng: random.Random, took_s: float, command: Command) -> None:
+    """Wait until a random moment of a command that takes so long, or until it has ended."""
+    deadline = time.monotonic() + rng.uniform(0.1, 0.9) * took_s
+    while time.monotonic() < deadline and command.process.poll() is None:
+        time.sleep(0.02)
+
+
 def of_training(
     scratch: Path, parts: Parts, unbroken: Reference, number: int, seed: int, kills: int
 ) -> AttackResult:
@@ -264,9 +271,7 @@ def of_a_sweep(
     for _ in range(kills):
         victim = rng.choice(("sweeper", "trial", "both"))
         command = rig.start("train", *sweep_words(rig))
-        deadline = time.monotonic() + rng.uniform(0.1, 0.9) * took_s
-        while time.monotonic() < deadline and command.process.poll() is None:
-            time.sleep(0.02)
+        wait_for_moment(rng, took_s, command)
         found.tried += 1
         if victim != "trial":
             command.process.kill()

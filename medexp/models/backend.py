@@ -43,28 +43,25 @@ def load_backend(hardware: Hardware, cache_dir: Path) -> Backend:
 
     Raises: MachineError if Unsloth is asked for and not installed.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     unsloth = _import_unsloth(hardware, cache_dir) if hardware.engine is Engine.unsloth else None
-    with capture_library_output(), gc_paused_for_import():
-        stack = Backend(
-            engine=hardware.engine,
-            transformers=importlib.import_module("transformers"),
-            trl=importlib.import_module("trl"),
-            peft=importlib.import_module("peft"),
-            datasets=importlib.import_module("datasets"),
-            unsloth=unsloth,
-            notes=() if unsloth is None else find_unread_settings(Path(unsloth.__file__).parent),
-        )
+    stack = Backend(
+        engine=hardware.engine,
+        **import_libraries(),
+        unsloth=unsloth,
+        notes=() if unsloth is None else find_unread_settings(Path(unsloth.__file__).parent),
+    )
     _silence(stack)
     return stack
 
 
-def preload_libraries() -> None:
-    """Import what a run on a CPU imports, for processes that are forked from this one."""
+def import_libraries() -> dict[str, Any]:
+    """Import what every training needs, and return the modules by name. It is all that a run on a
+    CPU needs of the stack, whose processes may be forked from one that has imported it.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with capture_library_output(), gc_paused_for_import():
-        for name in ("transformers", "trl", "peft", "datasets", "mlflow"):
-            importlib.import_module(name)
+        names = ("transformers", "trl", "peft", "datasets")
+        return {name: importlib.import_module(name) for name in names}
 
 
 def load_transformers(hardware: Hardware) -> Backend:

@@ -15,10 +15,10 @@ from typing import Any
 
 from medexp.config.schema import Hardware
 from medexp.errors import MedexpError, RunInterrupted
+from medexp.system.logs import read_last_line
 
 # How long a process may take to end by itself, and a collective call to notice that a rank is gone.
 GRACE_S = 30.0
-_MAX_LINE_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,10 @@ class Peer:
                 " done until then is kept, the same command continues",
                 -status,
             )
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = lines[-1][:_MAX_LINE_CHARACTERS] if lines else "it printed nothing"
+        last_line = read_last_line(self._log)
         return MedexpError(
-            f"the process of {self._card} ended with exit status {status}: {last}; all it printed"
-            f" is in {self._log}"
+            f"the process of {self._card} ended with exit status {status}: {last_line}; all it"
+            f" printed is in {self._log}"
         )
 
     def dismiss(self) -> None:

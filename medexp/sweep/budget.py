@@ -13,11 +13,11 @@ from statistics import fmean
 from typing import Any
 
 from medexp.sweep.search.proposal import Proposal
+from medexp.sweep.study.final_results import load_final_results
 from medexp.sweep.study.history import (
     BESIDE_S,
     CONTINUES,
     ELAPSED,
-    FINAL,
     PLANNED_S,
     PLANNED_STEP_S,
     STEP_S,
@@ -66,8 +66,7 @@ class TrialCosts:
 
     def spent_s(self) -> float:
         """Return the seconds that trials took, those that still run with what they should take."""
-        final_runs = self._study.optuna.user_attrs.get(FINAL, {})
-        final_s: float = sum(run["elapsed_s"] for run in final_runs.values())
+        final_s = sum(run.elapsed_s for run in load_final_results(self._study).values())
         return sum(map(_spent_s, self._study.trials())) + final_s
 
     def explain_excess(self, trial: Any, proposal: Proposal) -> str:

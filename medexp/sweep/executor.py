@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,19 @@ from medexp.sweep.search.search_space import quote_value
 from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study.history import FOLDER, REPEAT_VALUES, trial_id_of
 from medexp.sweep.study.study import Study
-from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_outcome
+from medexp.sweep.study.trial_files import (
+    Ending,
+    TrialOutcome,
+    TrialSpec,
+    read_json_object,
+    read_outcome,
+)
 from medexp.system import private_names
+from medexp.system.process_identity import wait_for_end
 from medexp.tracking.run_name import abbreviate_params
+
+# How long a process may take to end that an earlier command has left.
+END_TIMEOUT_S = 120
 
 
 class TrialExecutor:
@@ -184,6 +194,14 @@ class TrialExecutor:
         # medexp's own launcher can be interrupted, and starts its trials as children of this
         # process.
         return os.getpid() if hasattr(self._launcher, "interrupt") else None
+
+
+def wait_for_process_in(folder: Path, say: Callable[[], None]) -> None:
+    """Wait, after saying so, for the process that an earlier command has left in `folder`: nothing
+    must be trained twice at once.
+    """
+    if process := read_json_object(folder / "process.json"):
+        wait_for_end(process, END_TIMEOUT_S, say)
 
 
 def first_seed(proposal: Proposal) -> int:

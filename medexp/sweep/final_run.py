@@ -22,7 +22,7 @@ from medexp.config.changes import change_values
 from medexp.config.flatten import fingerprint
 from medexp.errors import ConfigError, RunInterrupted, SweepFailed
 from medexp.sweep.budget import Reserve, TrialCosts, measure_folder_s
-from medexp.sweep.executor import TrialExecutor, first_seed
+from medexp.sweep.executor import TrialExecutor, first_seed, wait_for_process_in
 from medexp.sweep.reporting.results import select_best_trial
 from medexp.sweep.search.labels import AS_CONFIGURED, format_params
 from medexp.sweep.search.proposal import Proposal, make_proposal
@@ -39,7 +39,6 @@ from medexp.sweep.study.study import Study
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_json_object, read_outcome
 from medexp.system import machine
 from medexp.system.console import NOTE, Console
-from medexp.system.process_identity import wait_for_end
 from medexp.system.units import format_duration
 from medexp.tracking.run_name import abbreviate_params
 
@@ -54,13 +53,12 @@ _OF_THE_PLAIN_RUN = (
     "evaluation.",
     "tracking.",
 )
-_GROUPS = ("training", "dataset", "evaluation", "tracking")
+_GROUPS = tuple(dict.fromkeys(name.partition(".")[0] for name in _OF_THE_PLAIN_RUN))
 _PRESET = "sweep"
 # In the place of the cases' digest: they are those of the study.
 _FINAL = "final"
 # Of a run whose number of steps is not known before it starts.
 _PERCENT = 100
-END_TIMEOUT_S = 120
 POLL_S = 0.2
 
 
@@ -87,7 +85,7 @@ class FinalRun:
     @property
     def is_wanted(self) -> bool:
         """Is a final run asked for? Other seeds of one recipe choose nothing that could win."""
-        return self._options.final and set(self._spec.space.dimensions) != {"training.seed"}
+        return self._options.final and self._spec.space.chooses
 
     def check(self) -> Reserve | None:
         """Check that a final run of the first point can be made; return what it takes.
@@ -99,9 +97,7 @@ class FinalRun:
             if self._options.final:
                 self._console.info("no final run: other seeds of one recipe choose nothing", NOTE)
             return None
-        dimensions = self._spec.space.dimensions
-        params = {key: dimension.ends()[0] for key, dimension in dimensions.items()}
-        proposal = self._propose(params)
+        proposal = self._propose(self._spec.space.first_point)
         if proposal.config is None:
             raise ConfigError(f"sweep.final=true: the final run could not start: {proposal.why}")
         return Reserve(proposal.config.training.max_steps, self._options.final_seeds)
@@ -183,12 +179,14 @@ class FinalRun:
     def _settle(self, study: Study, number: int, job: _Job) -> None:
         """Take up what an earlier process has left of `job`, once it has ended."""
         folder = self._spec.folder / job.folder
-        process = read_json_object(folder / "process.json")
         earlier = load_final_results(study).get(job.folder)
-        if process is None or (earlier is not None and earlier.is_done):
+        is_left = (folder / "process.json").exists()
+        if not is_left or (earlier is not None and earlier.is_done):
             return
-        message = "the final run of an earlier command is still ending"
-        wait_for_end(process, END_TIMEOUT_S, lambda: self._console.info(message))
+        wait_for_process_in(
+            folder,
+            lambda: self._console.info("the final run of an earlier command is still ending"),
+        )
         elapsed_s = measure_folder_s(folder)
         outcome = read_outcome(folder) or TrialOutcome(Ending.died, elapsed_s=elapsed_s)
         self._store(study, number, job, outcome)

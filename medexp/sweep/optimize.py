@@ -16,7 +16,7 @@ from typing import Any
 from medexp.config.schema import RunConfig
 from medexp.errors import ConfigError, OutputError
 from medexp.sweep.budget import TrialCosts, measure_lost_s, split_elapsed
-from medexp.sweep.executor import TrialExecutor
+from medexp.sweep.executor import TrialExecutor, wait_for_process_in
 from medexp.sweep.failure_policy import FailurePolicy
 from medexp.sweep.reporting import currency
 from medexp.sweep.search.proposal import VRAM, Proposal, make_proposal
@@ -33,17 +33,15 @@ from medexp.sweep.study.history import (
     trial_id_of,
 )
 from medexp.sweep.study.study import Study
-from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_json_object
+from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import disk_space, machine
 from medexp.system.console import Console
-from medexp.system.process_identity import wait_for_end
 from medexp.system.units import MIB, bytes_of_gib, gib
 
 MAX_ATTEMPTS = 3
 # Proposals in a row that cannot fit, or that repeat an earlier one.
 MAX_FRUITLESS_PROPOSALS = 200
 MIN_FREE_BYTES = 20 * MIB
-END_TIMEOUT_S = 120
 POLL_S = 0.3
 
 
@@ -111,10 +109,9 @@ class TrialScheduler:
 
     def _wait_for_process_end(self, number: int, folder: Path | None) -> None:
         """Wait for the process of an orphan, because a trial must not be trained twice at once."""
-        process = read_json_object(folder / "process.json") if folder else None
-        if process:
+        if folder is not None:
             message = f"trial {number} of an earlier command is still ending"
-            wait_for_end(process, END_TIMEOUT_S, lambda: self._console.info(message))
+            wait_for_process_in(folder, lambda: self._console.info(message))
 
     def _retry(self, trial: Any, ending: Ending, why: str, elapsed_s: float = 0.0) -> None:
         """End a trial that was cut short, and have its parameters tried next.
@@ -196,9 +193,10 @@ class TrialScheduler:
         has_room = study.count_done() + study.count_pending() < self._options.n_trials
         has_proposals = self._repeated_in_a_row < MAX_FRUITLESS_PROPOSALS
         may_propose = has_room and has_proposals and not study.is_exhausted()
-        if not study.count_waiting():
-            study.enqueue_promotion(is_last=not may_propose and not study.count_pending())
-        return bool(study.count_waiting()) or may_propose
+        if study.count_waiting():
+            return True
+        is_last = not may_propose and not study.count_pending()
+        return (study.pauses and study.enqueue_promotion(is_last)) or may_propose
 
     def _explain_shortfall(self) -> None:
         done, wanted = self.study.count_done(), self._options.n_trials

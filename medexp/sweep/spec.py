@@ -106,7 +106,7 @@ class SweepSpec:
                 "experiment=from_run makes one run again and cannot be swept: leave it out, and"
                 " run= with it"
             )
-        first_point = {key: dimension.ends()[0] for key, dimension in self.space.dimensions.items()}
+        first_point = self.space.first_point
         # Another launcher may start its trials on a machine with a card that this one lacks.
         is_local = "medexp_launcher" in launcher
         base_config = self._resolve_base_config(first_point, needs_card=is_local)

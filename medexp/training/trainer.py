@@ -91,20 +91,10 @@ def fit(
         MedexpError when a step was not trained on its own rows; RunInterrupted or MedexpError when
         another card's process has ended.
     """
+    # The other cards take their part of every step, and call nobody back.
     beside = (list(rows), unbind_run_prompt(config), checkpoints, resume_from)
-    with model.on_other_cards(_fit_on_other_card, *beside):
+    with model.on_other_cards(_fit, *beside):
         return _fit(model, rows, config, checkpoints, resume_from, callbacks)
-
-
-def _fit_on_other_card(
-    model: AdapterModel,
-    rows: Sequence[EncodedCase],
-    config: RunConfig,
-    checkpoints: Path | None,
-    resume_from: Path | None,
-) -> None:
-    """Take this card's part of the steps that `fit` takes on the first one."""
-    _fit(model, rows, config, checkpoints, resume_from, callbacks=())
 
 
 def _fit(
@@ -113,7 +103,7 @@ def _fit(
     config: RunConfig,
     checkpoints: Path | None,
     resume_from: Path | None,
-    callbacks: Sequence[StepCallback],
+    callbacks: Sequence[StepCallback] = (),
 ) -> FitResult:
     def count_tokens(step: int) -> list[int]:
         parts = split_over_cards(rows_of_step(config, rows, step), model.cards)

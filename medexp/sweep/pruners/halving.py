@@ -45,11 +45,14 @@ class HalvingPruner(BasePruner):  # type: ignore[misc]
             return False
         if not self._is_at_rung(trial.intermediate_values, step):
             return False
-        trials = study.get_trials(deepcopy=False)
+        return not self._goes_on(study.get_trials(deepcopy=False), trial, step)
+
+    def _goes_on(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, step: int) -> bool:
+        """Is `trial`, at a rung with its report of `step`, good enough among all `trials`?"""
         reports = collect_reports(trials)
         own = first_numbers(trials)[trial.number]
         reports[own] = reports.get(own, {}) | trial.intermediate_values
-        return own not in self._list_best(reports, step)
+        return own in self._list_best(reports, step)
 
     def choose_promotion(
         self, trials: Sequence[FrozenTrial], paused: Sequence[FrozenTrial], is_last: bool

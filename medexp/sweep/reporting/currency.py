@@ -8,12 +8,12 @@ from medexp.config.schema import Tracking
 from medexp.errors import RunError
 from medexp.sweep.study.final_results import load_final_results
 from medexp.sweep.study.history import (
-    CONTINUES,
     ELAPSED,
     PLANNED_S,
     RUN,
     STEPS,
     StudyHistory,
+    without_continued,
 )
 from medexp.system.units import format_duration
 from medexp.tracking import queries
@@ -42,7 +42,6 @@ def sum_study_cost(study: StudyHistory) -> StudyCost:
     trials = study.trials()
     final_runs = load_final_results(study).values()
     # A trial that goes on where another was cut begins to count with the steps of that one.
-    continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
     planned = [
         trial.user_attrs
         for trial in trials
@@ -51,9 +50,7 @@ def sum_study_cost(study: StudyHistory) -> StudyCost:
     return StudyCost(
         elapsed_s=sum(trial.user_attrs.get(ELAPSED, 0.0) for trial in trials)
         + sum(run.elapsed_s for run in final_runs),
-        steps=sum(
-            trial.user_attrs.get(STEPS, 0) for trial in trials if trial.number not in continued
-        )
+        steps=sum(trial.user_attrs.get(STEPS, 0) for trial in without_continued(trials))
         + sum(run.steps for run in final_runs),
         planned_s=sum(attrs[PLANNED_S] for attrs in planned),
         planned_elapsed_s=sum(attrs[ELAPSED] for attrs in planned),

@@ -303,7 +303,7 @@ def compute_seed_statistics(study: StudyHistory) -> tuple[float, float] | None:
 
     None for another sweep, or with fewer than two values.
     """
-    if set(study.space.dimensions) != {"training.seed"} or len(study.options.objectives) > 1:
+    if study.chooses or len(study.options.objectives) > 1:
         return None
     values = [trial.value for trial in study.trials() if ending_of(trial) is Ending.done]
     return (fmean(values), stdev(values)) if len(values) > 1 else None

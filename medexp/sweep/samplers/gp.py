@@ -20,7 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from medexp.sweep.study.extrapolation import extrapolate_end, make_curve
-from medexp.sweep.study.history import CONTINUES, ending_of
+from medexp.sweep.study.history import ending_of, without_continued
 from medexp.system import private_names
 
 
@@ -166,8 +166,7 @@ def _pair_with_values(
     A pruned or paused trial has the value that it would have come to, a failed one the worst of the
     others. Of trials that continue each other the last one counts.
     """
-    continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
-    trials = [trial for trial in trials if trial.number not in continued]
+    trials = without_continued(trials)
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     pruned = [
         trial

@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medexp.config.fields import Group, number
+from medexp.config.command_options import SweepOptions as AskedOptions
+from medexp.config.fields import number
 from medexp.config.schema import Resume
 from medexp.errors import ConfigError, first_line, listing
 from medexp.system.units import parse_duration
@@ -16,8 +17,10 @@ DIRECTIONS = ("minimize", "maximize")
 
 
 @dataclass
-class SweepOptions(Group):
-    """How a study is run. A key that hydra-optuna-sweeper has too means the same there."""
+class SweepOptions(AskedOptions):
+    """How a study is run: what is asked for under sweep., and how the sweeper does it. A key that
+    hydra-optuna-sweeper has too means the same there.
+    """
 
     inside = "hydra.sweeper."
     sampler: Any = MISSING
@@ -26,13 +29,6 @@ class SweepOptions(Group):
     storage: str | None = MISSING
     objective: Any = MISSING
     direction: Any = MISSING
-    n_trials: int = number(1)
-    budget: str | None = MISSING
-    configured_first: bool = MISSING
-    final: bool = MISSING
-    final_steps: int | None = number(1)
-    final_seeds: int = number(1)
-    warm_start: str | None = MISSING
     n_jobs: int = number(1)
     repeats: int = number(1)
     timeout: float | None = number(above=0)

@@ -111,6 +111,16 @@ class SearchSpace:
             return math.inf
         return math.prod(dimension.size for dimension in self.dimensions.values())
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there is something to choose: other seeds of one recipe choose nothing."""
+        return set(self.dimensions) != {"training.seed"}
+
+    @property
+    def first_point(self) -> dict[str, Value]:
+        """The first value of every dimension."""
+        return {key: dimension.ends()[0] for key, dimension in self.dimensions.items()}
+
     def overrides(self, params: Mapping[str, Value]) -> tuple[str, ...]:
         """Return the overrides of the trial with `params`."""
         varied = [

@@ -83,7 +83,7 @@ class StudyHistory:
     @property
     def chooses(self) -> bool:
         """Whether something is chosen by its trials: repeats with other seeds choose nothing."""
-        return set(self.space.dimensions) != {"training.seed"}
+        return self.space.chooses
 
     @property
     def _storage(self) -> Any:
@@ -127,19 +127,13 @@ class StudyHistory:
 
     def count_done(self) -> int:
         """Return how many of `n_trials` are used up."""
-        return sum(map(counts, self.trials())) + sum(
-            not is_beside(trial) for trial in self.list_paused()
-        )
+        trials = self.trials()
+        paused = _select_paused(trials)
+        return sum(map(counts, trials)) + sum(not is_beside(trial) for trial in paused)
 
     def list_paused(self) -> list[Any]:
         """Return the paused trials that no other trial continues."""
-        trials = self.trials()
-        continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
-        return [
-            trial
-            for trial in trials
-            if ending_of(trial) is Ending.paused and trial.number not in continued
-        ]
+        return _select_paused(self.trials())
 
     def count_failures(self) -> int:
         """Return how many trials failed."""
@@ -344,6 +338,16 @@ def counts(trial: Any) -> bool:
 def values_of(trial: Any) -> list[float]:
     """Return the objective values of `trial`, an empty list before it has any."""
     return list(trial.values or trial.user_attrs.get(VALUES) or ())
+
+
+def without_continued(trials: Sequence[Any]) -> list[Any]:
+    """Return the `trials` that no other one of them continues, in their order."""
+    continued = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    return [trial for trial in trials if trial.number not in continued]
+
+
+def _select_paused(trials: Sequence[Any]) -> list[Any]:
+    return [trial for trial in without_continued(trials) if ending_of(trial) is Ending.paused]
 
 
 def first_numbers(trials: Sequence[Any]) -> dict[int, int]:

@@ -86,6 +86,13 @@ def make_pruner(options: Mapping[str, Any] | None) -> Any:
     return _instantiate(options or {"_target_": "optuna.pruners.NopPruner"}, "pruner")
 
 
+def pauses(pruner: Any) -> bool:
+    """Return whether `pruner` has trials pause and go on. One that does says so, as
+    `HalvingPruner`.
+    """
+    return bool(getattr(pruner, "pauses", False))
+
+
 def check_pruner(options: SweepOptions) -> None:
     """Check that trials report what the pruner that has them pause compares them by.
 

@@ -38,6 +38,7 @@ from medexp.sweep.study.optuna_factory import (
     make_distribution,
     make_pruner,
     make_sampler,
+    pauses,
 )
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import private_names
@@ -121,18 +122,18 @@ class Study(StudyHistory):
     @property
     def pauses(self) -> bool:
         """Whether the pruner has trials pause and go on, as `HalvingPruner` does."""
-        return bool(getattr(self.optuna.pruner, "pauses", False))
+        return pauses(self.optuna.pruner)
 
-    def enqueue_promotion(self, is_last: bool) -> None:
-        """Have the paused trial go on that its pruner chooses, where it chooses one; `is_last`
-        says that nothing else is left to do.
+    def enqueue_promotion(self, is_last: bool) -> bool:
+        """Have the paused trial go on that the pruner, one that pauses, chooses; `is_last` says
+        that nothing else is left to do. Returns whether it chose one.
         """
         paused = [trial for trial in self.list_paused() if self.is_in_space(trial.params)]
-        if not self.pauses or not paused:
-            return
         promoted = self.optuna.pruner.choose_promotion(self.trials(), paused, is_last)
-        if promoted is not None:
-            self.enqueue(promoted.params, continues=promoted)
+        if promoted is None:
+            return False
+        self.enqueue(promoted.params, continues=promoted)
+        return True
 
     def find_twin(self, trial: Any) -> Any | None:
         """Return the trial that `trial` would repeat, None where there is none.

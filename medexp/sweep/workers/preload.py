@@ -4,10 +4,12 @@ what a run needs beside it.
 Nothing here may start a thread or touch a card: both do not survive a fork.
 """
 
+import importlib
 import signal
 
-from medexp.models.backend import preload_libraries
+from medexp.models.backend import import_libraries
 
 # Ctrl-C on the terminal is for the sweep alone, which tells its trials.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-preload_libraries()
+import_libraries()
+importlib.import_module("mlflow")

@@ -36,6 +36,7 @@ class TrialContext:
         self._folder = folder
         self._started_at = time.perf_counter()
         self._optuna_trial: Any = None
+        self._pauses = False
 
     @property
     def name(self) -> str:
@@ -78,7 +79,7 @@ class TrialContext:
         if not should_prune:
             return
         measured = f"held-out loss {loss:.4f} after step {step}"
-        if _pauses(optuna_trial.study.pruner):
+        if self._pauses:
             raise TrialPaused(f"{measured}; it goes on from there once it is among the best")
         raise TrialPruned(f"pruned: {measured} is behind the other trials")
 
@@ -92,11 +93,7 @@ class TrialContext:
         try:
             optuna_trial = self._load_optuna_trial()
             last_report = optuna_trial.study.get_trials(deepcopy=False)[self.spec.number].last_step
-            was_pausing = (
-                last_report == step
-                and _pauses(optuna_trial.study.pruner)
-                and optuna_trial.should_prune()
-            )
+            was_pausing = last_report == step and self._pauses and optuna_trial.should_prune()
         except Exception:
             _log.exception("the study's storage did not say whether to go on after step %s", step)
             return
@@ -126,15 +123,17 @@ class TrialContext:
             import optuna
 
             from medexp.sweep.study import storage
-            from medexp.sweep.study.optuna_factory import make_pruner
+            from medexp.sweep.study.optuna_factory import make_pruner, pauses
 
+            pruner = make_pruner(self.spec.pruner)
             study = optuna.load_study(
                 study_name=self.spec.study_name,
                 storage=storage.connect(self.spec.storage),
                 # Nothing is suggested here; a sampler with a state of its own would be in the way.
                 sampler=optuna.samplers.RandomSampler(),
-                pruner=make_pruner(self.spec.pruner),
+                pruner=pruner,
             )
+            self._pauses = pauses(pruner)
             self._optuna_trial = optuna.trial.Trial(study, self.spec.trial_id)
         return self._optuna_trial
 
@@ -158,11 +157,6 @@ def open_trial(folder: Path) -> Iterator[TrialContext | None]:
         with suppress(OSError):
             trial.fail(error)
         raise
-
-
-def _pauses(pruner: Any) -> bool:
-    """Does `pruner` have trials go on later? One that does says so, as `HalvingPruner`."""
-    return bool(getattr(pruner, "pauses", False))
 
 
 def _exit_without_teardown() -> None:

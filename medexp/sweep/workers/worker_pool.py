@@ -21,6 +21,7 @@ from medexp.errors import MachineError
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, read_outcome
 from medexp.sweep.workers.warm_process import WarmProcess
 from medexp.system.files import write_json_atomic
+from medexp.system.logs import read_last_line
 from medexp.system.machine import RAM_SHARED_BY, Machine
 from medexp.system.process_identity import owner_of
 
@@ -28,7 +29,6 @@ Process = subprocess.Popen[bytes] | WarmProcess
 
 # Between asking a trial to stop and killing it.
 GRACE_S = 30.0
-MAX_LINE_CHARACTERS = 400
 _ENDINGS_BY_EXIT_STATUS = {
     2: Ending.input,
     3: Ending.vram,
@@ -218,19 +218,6 @@ def _make_outcome_from_exit(status: int, folder: Path, elapsed_s: float) -> Tria
     ending = _ENDINGS_BY_EXIT_STATUS.get(status, Ending.crashed)
     why = last_line if ending is not Ending.crashed else f"exit status {status}; {last_line}"
     return TrialOutcome(ending, why, elapsed_s=elapsed_s)
-
-
-def read_last_line(log: Path) -> str:
-    """Return the last line that a trial printed to `log`, "" where the file cannot be read."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    # The pool itself writes each command that it runs into the log, after "$ ".
-    printed = [line for line in lines if not line.startswith("$ ")]
-    if not printed:
-        return "it printed nothing"
-    return printed[-1].removeprefix("medexp: ")[:MAX_LINE_CHARACTERS]
 
 
 def make_module_command(name: str) -> list[str]:
