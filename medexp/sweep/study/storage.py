@@ -27,14 +27,14 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
 
     Waits up to TIMEOUT_S for a storage that is locked or away.
 
-    Raises: OutputError if it does not answer until then.
+    Raises: OutputError if it does not answer until then, or holds what cannot be read.
     """
     _silence_optuna()
     _refuse_in_memory_url(url)
     if url.endswith((".log", ".journal")) and "://" not in url.replace("journal://", ""):
         return _open_journal(url.removeprefix("journal://"))
     from optuna.storages import RDBStorage, get_storage
-    from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
+    from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 
     deadline = time.monotonic() + TIMEOUT_S
     while True:
@@ -61,18 +61,34 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
             time.sleep(1)
         except (ArgumentError, ValueError, ImportError, OSError) as error:
             raise make_unreachable_error(url, error) from error
+        # A file that is no database or a damaged one; tables of another version of Optuna.
+        except (DatabaseError, RuntimeError) as error:
+            raise _make_unreadable_error(url, error) from error
 
 
 def make_unreachable_error(url: str, error: Exception, tried: str = "") -> OutputError:
     """Return the error of a storage that does not answer, without a password its URL may hold."""
-    # SQLAlchemy's `orig` is the database's own error, whose first line says the reason.
-    cause = getattr(error, "orig", None) or error
-    reason = (str(cause).strip().splitlines() or [type(error).__name__])[0]
     return OutputError(
-        f"the study's storage {hide_password(url)} does not answer ({reason}){tried}; set"
-        " hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's"
+        f"the study's storage {hide_password(url)} does not answer ({_find_reason(error)}){tried};"
+        " set hydra.sweeper.storage, free what holds it, or leave it out for a file in the study's"
         " folder"
     )
+
+
+def _make_unreadable_error(url: str, error: Exception) -> OutputError:
+    """Return the error of a storage whose content cannot be used."""
+    shown = hide_password(url)
+    reason = _find_reason(error).rstrip(".").replace("$STORAGE_URL", shown)
+    return OutputError(
+        f"the study's storage {shown} cannot be read ({reason}); keep a copy before you mend it, or"
+        " take another: hydra.sweeper.storage=URL, or hydra.sweeper.study_name=NAME for a new study"
+    )
+
+
+def _find_reason(error: Exception) -> str:
+    # SQLAlchemy's `orig` is the database's own error, whose first line says the reason.
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).strip().splitlines() or [type(error).__name__])[0]
 
 
 def hide_password(url: str) -> str:
@@ -116,6 +132,9 @@ def _open_journal(path: str) -> Any:
         return JournalStorage(JournalFileBackend(path))
     except OSError as error:
         raise make_unreachable_error(path, error) from error
+    # Every line is read here; one that is no line of a journal may raise any of these.
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        raise _make_unreadable_error(path, ValueError("not a journal of Optuna")) from error
 
 
 def _silence_optuna() -> None:

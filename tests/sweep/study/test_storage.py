@@ -34,6 +34,48 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         storage.connect(f"sqlite:///{tmp_path}/none/x.db")
 
 
+def _set_up_by(file, library: str, revision: str) -> str:
+    """The URL of a study's file, as another version of Optuna would have left it."""
+    import optuna
+
+    url = f"sqlite:///{file}"
+    optuna.create_study(study_name="s", storage=url)
+    with sqlite3.connect(file) as connection:
+        connection.execute("update version_info set library_version = ?", [library])
+        connection.execute("update alembic_version set version_num = ?", [revision])
+    connection.close()
+    return url
+
+
+def test_a_study_of_an_older_optuna_is_refused_with_what_upgrades_it(tmp_path):
+    url = _set_up_by(tmp_path / "x.db", "3.0.0", "v3.0.0.d")
+    with pytest.raises(OutputError, match=f"storage upgrade --storage {url}") as refused:
+        storage.connect(url)
+    assert "set up by optuna 3.0.0" in str(refused.value)
+
+
+def test_a_study_of_a_newer_optuna_is_refused(tmp_path):
+    with pytest.raises(OutputError, match=r"set up by optuna 9.0.0.*updating optuna"):
+        storage.connect(_set_up_by(tmp_path / "x.db", "9.0.0", "v9.0.0.a"))
+
+
+@pytest.mark.parametrize("name", ["x.db", "x.journal"])
+def test_a_file_that_is_no_study_is_refused_and_left_as_it_is(tmp_path, name):
+    file = tmp_path / name
+    file.write_text("these are my notes\n" * 100)
+    with pytest.raises(OutputError, match=r"cannot be read .*not a"):
+        storage.connect(str(file) if name == "x.journal" else f"sqlite:///{file}")
+    assert file.read_text() == "these are my notes\n" * 100
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    file = tmp_path / "x.db"
+    storage.connect(f"sqlite:///{file}")
+    file.write_bytes(file.read_bytes()[:20_000])
+    with pytest.raises(OutputError, match=r"cannot be read .*malformed"):
+        storage.connect(f"sqlite:///{file}")
+
+
 def _hold(file, seconds: float) -> threading.Thread:
     held = threading.Event()
 
