@@ -47,6 +47,10 @@ def loader():
         ("tag(log,int(interval(4,64)))", IntRange(4, 64, log=True)),
         ("tag(log,interval(1e-5,1e-3))", FloatRange(1e-5, 1e-3, log=True)),
         ("int(interval(16,16))", IntRange(16, 16)),
+        # from hydra-optuna-sweeper's own tests
+        ("shuffle(range(1,3))", IntRange(1, 2)),
+        ("choice(true, false)", Choice((True, False))),
+        ("choice('hello', 'world')", Choice(("hello", "world"))),
     ],
 )
 def test_what_is_written_is_what_is_drawn_from(loader, written, dimension):
