@@ -4,6 +4,7 @@ vocabulary, real models.
 
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,18 @@ def large_card() -> Machine:
     )
 
 
-def _composed(*overrides: str, root: str = "train") -> DictConfig:
+@cache
+def _compose_once(folder: Path, machine_here: Machine, root: str, *overrides: str) -> DictConfig:
+    """What these words mean in `folder`, whose presets a test writes before it composes, on this
+    machine. It takes a seventh of a second, and thousands of tests ask for the same.
+    """
     register_with_hydra()
     with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         return hydra.compose(root, list(overrides), return_hydra_config=True)
+
+
+def _composed(*overrides: str, root: str = "train") -> DictConfig:
+    return deepcopy(_compose_once(Path.cwd(), machine.read(), root, *overrides))
 
 
 @pytest.fixture(scope="session")
@@ -84,13 +93,13 @@ def resolved(large_card: Machine) -> Callable[..., RunConfig]:
     """resolved(*overrides, on=large_card, launch_dir=...): the checked run."""
 
     def run(*overrides: str, on: Machine = large_card, launch_dir: Path = LAUNCH_DIR) -> RunConfig:
+        cfg = _composed(*overrides)
+        choices = dict(cfg.hydra.runtime.choices)
+        with open_dict(cfg):
+            del cfg["hydra"]
         register_with_hydra()
         # the parts of a mixture are composed too
         with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
-            cfg = hydra.compose("train", list(overrides), return_hydra_config=True)
-            choices = dict(cfg.hydra.runtime.choices)
-            with open_dict(cfg):
-                del cfg["hydra"]
             return resolve(cfg, on, launch_dir, choices)
 
     return run

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import with_fork_server
 from medexp.config.invocation import AnyInvocation, Invocation
 from medexp.config.schema import RunConfig
 from medexp.sweep.workers.warm_process import WarmProcess, can_fork
@@ -212,7 +213,9 @@ class WarmCommand:
     def __init__(self, module: str, arguments: list[str], cwd: Path, env: Mapping[str, str]):
         reads, writes = os.pipe()
         self.stdout = os.fdopen(reads)
-        self._process = WarmProcess(module, arguments, writes, env, cwd)
+        server = with_fork_server.start_server()
+        words = [server, module, *arguments]
+        self._process = WarmProcess(with_fork_server.__name__, words, writes, env, cwd)
         os.close(writes)
         self.pid, self.wait = self._process.pid, self._process.wait
 
