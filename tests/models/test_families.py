@@ -23,12 +23,12 @@ from medexp.models import loading as model_loading
 from medexp.models.tokenizer import load_tokenizer, read_context_tokens
 from medexp.system import machine
 
-STEPS, CASES = 3, 6
+STEPS, CASES = 3, 2
 # Every step sees every case, so that their order does not matter.
 OVERRIDES = [
     "debug=fast",
     "model=local",
-    "dataset.max_cases=8",
+    f"dataset.max_cases={CASES + 2}",
     f"training.accumulation={CASES}",
     f"training.max_steps={STEPS}",
     "training.schedule=constant",
@@ -36,7 +36,8 @@ OVERRIDES = [
     "training.max_grad_norm=1000",
     "training.group_by_length=false",
     "training.resume=never",
-    "evaluation.answers=1",
+    "evaluation.answers=0",
+    "evaluation.likelihoods=false",
     "evaluation.max_seq_tokens=1024",
     "tracking.system_metrics=false",
     "hardware.dtype=float32",
