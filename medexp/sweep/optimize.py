@@ -196,7 +196,7 @@ class TrialScheduler:
         if study.count_waiting():
             return True
         is_last = not may_propose and not study.count_pending()
-        return (study.pauses and study.enqueue_promotion(is_last)) or may_propose
+        return study.enqueue_promotion(is_last) or may_propose
 
     def _explain_shortfall(self) -> None:
         done, wanted = self.study.count_done(), self._options.n_trials

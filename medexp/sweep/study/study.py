@@ -125,9 +125,11 @@ class Study(StudyHistory):
         return pauses(self.optuna.pruner)
 
     def enqueue_promotion(self, is_last: bool) -> bool:
-        """Have the paused trial go on that the pruner, one that pauses, chooses; `is_last` says
-        that nothing else is left to do. Returns whether it chose one.
+        """Have the paused trial go on that the pruner chooses; `is_last` says that nothing else is
+        left to do. Returns whether it chose one.
         """
+        if not self.pauses:
+            return False
         paused = [trial for trial in self.list_paused() if self.is_in_space(trial.params)]
         promoted = self.optuna.pruner.choose_promotion(self.trials(), paused, is_last)
         if promoted is None:

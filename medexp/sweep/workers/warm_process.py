@@ -1,6 +1,6 @@
 """Commands in processes that begin with the training stack imported.
 
-Importing it takes 7 s of a core, as long as a short trial trains. Python's own fork server imports
+Importing it takes 9 s of a core, as long as a short trial trains. Python's own fork server imports
 it once, and every command is forked from there: a process of its own all the same, whose crash or
 leak ends nothing else. On a CPU only: a card that was touched before a fork is lost after it.
 """
