@@ -36,7 +36,7 @@ def start_sweeper(folder: Path, url: str, args: argparse.Namespace) -> "subproce
     """The command of one sweeper, under way; what it prints goes to a file in `folder`."""
     words = [
         "hardware=rtx4050_6gb",
-        "dataset=clinical",
+        "dataset=clinical_cases",
         "lora.r=tag(log,int(interval(4,64)))",
         "training.learning_rate=tag(log,interval(1e-4,1e-2))",
         "training.max_seq_tokens=range(1024,4097,64)",
@@ -102,7 +102,8 @@ def watch(
             except KeyError:
                 continue
         done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-        if done >= A_ROW * (len(rows) + 1) or done >= trials:
+        is_last = done >= trials and (not rows or rows[-1]["trials"] < trials)
+        if done >= A_ROW * (len(rows) + 1) or is_last:
             rows.append(
                 {
                     "trials": done,
