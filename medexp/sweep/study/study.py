@@ -55,13 +55,15 @@ class Study(StudyHistory):
     def __init__(self, optuna_study: Any, url: str, space: SearchSpace, options: SweepOptions):
         super().__init__(optuna_study, url, space, options)
         self._is_reseeded = False
+        self._asking = storage.lock_for_asking(url)
         self._beat_at: dict[int, float] = {}
         # Grid and brute-force samplers call study.stop() when no point is left.
         optuna_study.stop = self._mark_sampler_exhausted
 
     def ask(self) -> Any:
         """Return a new trial with suggested parameters, or one that waits to be continued."""
-        trial = self.optuna.ask()
+        with self._asking:
+            trial = self.optuna.ask()
         # The heartbeat comes before the owner: a sweeper that dies in between must be found out.
         self.heartbeat([trial_id_of(trial)])
         trial.set_user_attr(OWNER, self._this_sweeper)

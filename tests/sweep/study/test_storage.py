@@ -1,15 +1,19 @@
 """A storage that is away or locked is waited for, then named in one sentence."""
 
+import multiprocessing
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from medexp.errors import OutputError
 from medexp.sweep.study import storage
+
+ROUNDS = 30
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +78,47 @@ def test_a_damaged_file_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:20_000])
     with pytest.raises(OutputError, match=r"cannot be read .*malformed"):
         storage.connect(f"sqlite:///{file}")
+
+
+def _ask(url: str, together, asked) -> None:
+    import optuna
+
+    from medexp.sweep.study.storage import connect, lock_for_asking
+
+    study = optuna.load_study(
+        study_name="s", storage=connect(url), sampler=optuna.samplers.RandomSampler()
+    )
+    for _ in range(ROUNDS):
+        together.wait(60)
+        with lock_for_asking(url):
+            asked.put(study.ask().number)
+        together.wait(60)
+
+
+def test_a_trial_that_waits_is_handed_to_one_of_two_that_ask_at_once(tmp_path):
+    import optuna
+
+    url = storage.default_url(tmp_path)
+    study = optuna.create_study(study_name="s", storage=storage.connect(url))
+    context = multiprocessing.get_context("spawn")
+    together, asked = context.Barrier(3), context.Queue()
+    others = [context.Process(target=_ask, args=(url, together, asked)) for _ in range(2)]
+    for other in others:
+        other.start()
+    for number in range(ROUNDS):
+        study.enqueue_trial({"x": number})
+        together.wait(60)
+        together.wait(60)
+        assert asked.get() != asked.get()
+    for other in others:
+        other.join(60)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me@host/db", "x.journal", "sqlite:///file:x?uri=true"]
+)
+def test_other_storages_need_no_lock(url):
+    assert isinstance(storage.lock_for_asking(url), nullcontext)
 
 
 def _hold(file, seconds: float) -> threading.Thread:
