@@ -177,9 +177,16 @@ def main() -> None:
         )
     print(f"{took_s:.0f} s in all, {args.sweepers} sweepers, {args.sampler}")
     if args.out:
-        told = {key: str(value) for key, value in vars(args).items() if key != "storage"}
-        kind = url.partition(":")[0]
-        args.out.write_text(json.dumps(told | {"storage": kind, "rows": rows}, indent=1) + "\n")
+        told = {
+            "recording": args.recording.name,
+            "trials": args.trials,
+            "sweepers": args.sweepers,
+            "sampler": args.sampler,
+            "trial_seconds": args.trial_seconds,
+            "storage": url.partition(":")[0],
+            "rows": rows,
+        }
+        args.out.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":
