@@ -6,8 +6,8 @@
 Every sweeper is the real command, `python -m medexp.train -m`, in a process of its own, and all
 share one study. Only the launcher is another one: a trial waits `--trial-seconds` and ends with the
 loss that the recording has for its point (hydra_plugins/recorded_launcher.py). Prints for each
-hundred of trials the seconds of a sweeper from the end of a trial to the start of the next one's
-work, the sweepers' processor seconds a trial and their largest memory, and the size of the storage.
+hundred of trials the seconds that a sweeper takes beside each, the sweepers' processor seconds a
+trial and their largest memory, and the size of the storage.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hydra_plugins.recorded_launcher import RECORDING, SECONDS, RecordedLauncher
 
 from medexp.sweep.study import storage
 from medexp.sweep.study.history import OWNER, ending_of
@@ -40,7 +41,7 @@ def start_sweeper(folder: Path, url: str, args: argparse.Namespace) -> "subproce
         "lora.r=tag(log,int(interval(4,64)))",
         "training.learning_rate=tag(log,interval(1e-4,1e-2))",
         "training.max_seq_tokens=range(1024,4097,64)",
-        "hydra.launcher._target_=hydra_plugins.recorded_launcher.RecordedLauncher",
+        f"hydra.launcher._target_={RecordedLauncher.__module__}.{RecordedLauncher.__qualname__}",
         f"hydra/sweeper/sampler={args.sampler}",
         f"hydra.sweeper.study_name={NAME}",
         f"hydra.sweeper.storage={url}",
@@ -52,8 +53,8 @@ def start_sweeper(folder: Path, url: str, args: argparse.Namespace) -> "subproce
     places = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {
         "PYTHONPATH": places,
-        "MEDEXP_RECORDING": str(args.recording.absolute()),
-        "MEDEXP_TRIAL_SECONDS": str(args.trial_seconds),
+        RECORDING: str(args.recording.absolute()),
+        SECONDS: str(args.trial_seconds),
     }
     with (folder / "sweepers.log").open("ab") as log:
         return subprocess.Popen(

@@ -42,6 +42,7 @@ from medexp.planning.step_time import estimate_short_micro_batch
 from medexp.system import private_names, stopping
 from medexp.system.files import flush
 from medexp.system.stopping import StopRequest
+from medexp.training.resume import step_of
 
 Item = TypeVar("Item")
 # What a batch holds beside the columns that a model takes.
@@ -153,7 +154,7 @@ def _choose_seed(config: RunConfig, model: AdapterModel, resume_from: Path | Non
     """Return what dropout is drawn from: on every card and after every stop from something else.
     The first card's state is in its checkpoint.
     """
-    done = int(resume_from.name.rpartition("-")[2]) if resume_from is not None else 0
+    done = step_of(resume_from) if resume_from is not None else 0
     return config.training.seed + (model.rank + model.cards * done if model.rank else 0)
 
 

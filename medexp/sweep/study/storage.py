@@ -79,7 +79,7 @@ def connect(url: str, heartbeat_s: int | None = None) -> Any:
             raise make_unreachable_error(url, error) from error
         # A file that is no database or a damaged one; tables of another version of Optuna.
         except (DatabaseError, RuntimeError) as error:
-            raise _make_unreadable_error(url, error) from error
+            raise _make_unreadable_error(url, _find_reason(error)) from error
 
 
 def make_unreachable_error(url: str, error: Exception, tried: str = "") -> OutputError:
@@ -91,12 +91,12 @@ def make_unreachable_error(url: str, error: Exception, tried: str = "") -> Outpu
     )
 
 
-def _make_unreadable_error(url: str, error: Exception) -> OutputError:
+def _make_unreadable_error(url: str, reason: str) -> OutputError:
     """Return the error of a storage whose content cannot be used."""
     shown = hide_password(url)
-    reason = _find_reason(error).rstrip(".").replace("$STORAGE_URL", shown)
+    said = reason.rstrip(".").replace("$STORAGE_URL", shown)
     return OutputError(
-        f"the study's storage {shown} cannot be read ({reason}); keep a copy before you mend it, or"
+        f"the study's storage {shown} cannot be read ({said}); keep a copy before you mend it, or"
         " take another: hydra.sweeper.storage=URL, or hydra.sweeper.study_name=NAME for a new study"
     )
 
@@ -150,7 +150,7 @@ def _open_journal(path: str) -> Any:
         raise make_unreachable_error(path, error) from error
     # Every line is read here; one that is no line of a journal may raise any of these.
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        raise _make_unreadable_error(path, ValueError("not a journal of Optuna")) from error
+        raise _make_unreadable_error(path, "not a journal of Optuna") from error
 
 
 def _silence_optuna() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.errors import MedexpError, RunInterrupted, TrialPaused, TrialPruned
+from medexp.sweep.study.optuna_factory import make_pruner, pauses
 from medexp.sweep.study.trial_files import Ending, TrialOutcome, TrialSpec, read_trial_spec
 from medexp.sweep.workers.warm_process import terminate_with_parent
 from medexp.system.files import write_json_atomic
@@ -36,7 +37,6 @@ class TrialContext:
         self._folder = folder
         self._started_at = time.perf_counter()
         self._optuna_trial: Any = None
-        self._pauses = False
 
     @property
     def name(self) -> str:
@@ -79,7 +79,7 @@ class TrialContext:
         if not should_prune:
             return
         measured = f"held-out loss {loss:.4f} after step {step}"
-        if self._pauses:
+        if pauses(optuna_trial.study.pruner):
             raise TrialPaused(f"{measured}; it goes on from there once it is among the best")
         raise TrialPruned(f"pruned: {measured} is behind the other trials")
 
@@ -93,7 +93,11 @@ class TrialContext:
         try:
             optuna_trial = self._load_optuna_trial()
             last_report = optuna_trial.study.get_trials(deepcopy=False)[self.spec.number].last_step
-            was_pausing = last_report == step and self._pauses and optuna_trial.should_prune()
+            was_pausing = (
+                last_report == step
+                and pauses(optuna_trial.study.pruner)
+                and optuna_trial.should_prune()
+            )
         except Exception:
             _log.exception("the study's storage did not say whether to go on after step %s", step)
             return
@@ -123,17 +127,14 @@ class TrialContext:
             import optuna
 
             from medexp.sweep.study import storage
-            from medexp.sweep.study.optuna_factory import make_pruner, pauses
 
-            pruner = make_pruner(self.spec.pruner)
             study = optuna.load_study(
                 study_name=self.spec.study_name,
                 storage=storage.connect(self.spec.storage),
                 # Nothing is suggested here; a sampler with a state of its own would be in the way.
                 sampler=optuna.samplers.RandomSampler(),
-                pruner=pruner,
+                pruner=make_pruner(self.spec.pruner),
             )
-            self._pauses = pauses(pruner)
             self._optuna_trial = optuna.trial.Trial(study, self.spec.trial_id)
         return self._optuna_trial
 
