@@ -215,7 +215,7 @@ def list_words(args: argparse.Namespace, name: str, ceiling: float) -> list[str]
         "training.save_steps=1000",
         "evaluation.answers=0",
         "evaluation.every_steps=1000",
-        "evaluation.max_seq_tokens=2048",
+        f"evaluation.max_seq_tokens={TOKENS + 256}",
         "evaluation.batch_size=1",
         "tracking.system_metrics=false",
         "tracking.log_adapter=false",

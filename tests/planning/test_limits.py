@@ -17,7 +17,12 @@ def forget_libraries():
 
 @pytest.mark.parametrize(
     ("model", "share"),
-    [("deepseek_r1_distill_llama_8b", 0.01), ("llama_3_2_3b", 0.01), ("qwen3_8b", 0.03)],
+    [
+        ("deepseek_r1_distill_llama_8b", 0.01),
+        ("llama_3_2_3b", 0.01),
+        ("qwen3_8b", 0.01),
+        ("gemma3_4b_it", 0.03),
+    ],
 )
 def test_a_family_that_no_card_was_measured_with_leaves_more_free(resolved, model, share):
     config = resolved("hardware=rtx4050_6gb", f"model={model}")
@@ -50,5 +55,5 @@ def test_without_a_card_nothing_is_left_free_for_one(resolved):
 def test_a_refusal_says_how_much_is_left_for_error(resolved):
     with pytest.raises(VramPlanError, match=r"\(3 % is left for error\)"):
         planner.choose_plan(
-            resolved("hardware=rtx4050_6gb", "model=qwen3_8b", "training.max_seq_tokens=65536")
+            resolved("hardware=rtx4050_6gb", "model=gemma3_4b_it", "training.max_seq_tokens=65536")
         )

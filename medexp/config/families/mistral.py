@@ -6,6 +6,7 @@ Source: transformers.models.mistral.
 from medexp.config.families.decoder_family import DecoderFamily
 
 MISTRAL = DecoderFamily(
+    is_measured=True,
     left_out={"kv_heads": 8, "window": 4096, "tied_embeddings": False},
     has_sliding_layers=True,
     gguf_architecture="llama",

@@ -8,6 +8,7 @@ Source: transformers.models.phi3.
 from medexp.config.families.decoder_family import DecoderFamily, FusedProjection
 
 PHI3 = DecoderFamily(
+    is_measured=True,
     fused=(
         FusedProjection("qkv_proj", ("q_proj", "k_proj", "v_proj")),
         FusedProjection("gate_up_proj", ("gate_proj", "up_proj")),
