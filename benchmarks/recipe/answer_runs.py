@@ -1,14 +1,20 @@
-"""Answers of many runs on one card, scored: for recipes whose runs were trained without answering.
+"""Answers of many runs on one card, and their scores: for recipes whose runs were trained without
+answering.
 
     python benchmarks/recipe/on_card.py ... --set evaluation.answers=0 hardware.engine=transformers
-    python benchmarks/recipe/answer_runs.py --model FOLDER --trained results/ --work recipes
+    python benchmarks/recipe/answer_runs.py ask --model FOLDER --trained results/ --work recipes
+    # scoring needs no card
+    python benchmarks/recipe/answer_runs.py score --out answers/
 
 A run answers through Unsloth, question by question in batches whose every token launches all
 kernels anew: 100 s and more for 163 questions. Here the base is loaded once by plain Transformers,
-adapters are put on it one after another, and questions are answered by its continuous batching
-(`generate_batch`: paged attention, CUDA graphs, an answer that has ended makes room for the next).
-Greedy, as in a run; rounding differs, so a text may turn elsewhere. The scores are those of
-medexp.evaluation. Writes, after every run, answers.json (every metric) and a record a run, which
+adapters are put on it one after another, and a token of every question is one launch
+(graph_decoding.py). All questions of the validation and of the test part are asked, so that a
+recipe can be chosen by the one and shown by the other. Greedy, as in a run; rounding differs, so a
+text may turn elsewhere. With --draws each is also answered so many times at --temperature.
+
+`ask` writes OUT/answers/NAME.json after every run. `score` reads them, with the scores of
+medexp.evaluation, and writes scores.json (every metric) and a record a run and part, which
 `scorecard.build_scorecard` reads.
 """
 
@@ -16,7 +22,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +32,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import medexp
+from benchmarks.recipe.graph_decoding import decode
 from benchmarks.recipe.on_card import name_folder
+from medexp.data.cases import Case
 from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.loading import load_cases
 from medexp.data.mixture import split_mixture
@@ -35,74 +45,163 @@ from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, build_record
 from medexp.evaluation.scorecard import build_scorecard
 
+PARTS = ("validation", "test")
+VALIDATION_CASES = 38
+# The first answer of every arm is greedy; further ones are drawn.
+GREEDY, DRAWN = "greedy", "drawn"
+
 
 def main() -> None:
-    """Answer with the base, and with the adapter of every run; score and write each."""
+    """Ask, or score what was answered."""
     options = _parse_options()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.command(options)
+
+
+def ask(options: argparse.Namespace) -> None:
+    """Answer with the base in every prompt, and with the adapter of every run; write each."""
+    folder = options.out / "answers"
+    folder.mkdir(parents=True, exist_ok=True)
     runs = json.loads((options.trained / "results.json").read_text("utf-8"))["runs"]
-    model = _Model(options.model, options.max_new_tokens)
-    known = lexicon.load()
-    base: dict[str, list[Answer]] = {}
-    found: list[dict[str, Any]] = []
+    model = _Model(options)
+    base: dict[str, dict[str, list[list[Answer]]]] = {}
     for run in [run for run in runs if run["returncode"] == 0]:
+        began = time.monotonic()
         config = medexp.compose(*run["overrides"]).config
-        cases = load_cases(config.dataset)
-        test = split_mixture(cases.by_source, config.dataset).held_out[: options.limit]
+        cases = [case for part in read_parts(run["overrides"], options.limit) for case in part]
         vocabulary = make_vocabulary(model.tokenizer, config.prompt)
         prompts = [
             encode_prompt(render_question(config.prompt, case.question), vocabulary)
-            for case in test
+            for case in cases
         ]
-        best = make_best_prompts(model.tokenizer, [case.question for case in test])
-        model.take_adapter(None)
         # The base is asked once in every prompt.
-        for way, asked in ((config.prompt.name, prompts), ("best", best.prompts)):
-            base[way] = base.get(way) or model.answer(asked)
-        folder = options.work / "outputs" / name_folder(run["recipe"], run["seed"])
-        model.take_adapter(folder / "adapter")
-        began = time.monotonic()
-        tuned = model.answer(prompts)
-        record = build_record(
-            opens_reasoning(config.prompt),
-            test,
-            (base[config.prompt.name], tuned),
-            ((), ()),
-            test,
-            name_groups(test, ["group"]),
-            base_best=base["best"],
-        )
-        metrics = build_scorecard(record, known).metrics()
+        if config.prompt.name not in base:
+            model.take_adapter(None)
+            base[config.prompt.name] = model.answer(prompts)
+        if "best" not in base:
+            best = make_best_prompts(model.tokenizer, [case.question for case in cases])
+            base["best"] = model.answer(best.prompts)
+        name = name_folder(run["recipe"], run["seed"])
+        model.take_adapter(options.work / "outputs" / name / "adapter")
+        arms = {
+            "base": base[config.prompt.name],
+            "base_best": base["best"],
+            "tuned": model.answer(prompts),
+        }
+        told = {key: run[key] for key in ("recipe", "seed", "overrides")}
+        told |= {"limit": options.limit, "arms": _as_plain(arms)}
+        (folder / f"{name}.json").write_text(json.dumps(told, ensure_ascii=False), "utf-8")
         print(f"{run['recipe']}, seed {run['seed']}: {time.monotonic() - began:.0f} s", flush=True)
-        file = options.out / f"{folder.name}.json"
-        file.write_text(json.dumps(record.as_json(), ensure_ascii=False), encoding="utf-8")
-        found.append({"recipe": run["recipe"], "seed": run["seed"], "metrics": metrics})
-        (options.out / "answers.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def score(options: argparse.Namespace) -> None:
+    """Score every run's answers to the questions of both parts; write the metrics and records."""
+    files = sorted((options.out / "answers").glob("*.json"))
+    found = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for scores in pool.map(_score_run, files):
+            found.extend(scores)
+            (options.out / "scores.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def read_parts(overrides: Sequence[str], limit: int | None = None) -> tuple[list[Case], list[Case]]:
+    """Return the validation and the test cases of a run, of each the first `limit`."""
+    # All of the validation side, which a run leaves alone unless it is asked for.
+    config = medexp.compose(*overrides, f"dataset.validation={VALIDATION_CASES}").config
+    split = split_mixture(load_cases(config.dataset).by_source, config.dataset)
+    return list(split.validation)[:limit], list(split.held_out)[:limit]
+
+
+def _score_run(file: Path) -> list[dict[str, Any]]:
+    """Return the metrics of both parts, by greedy answers and by drawn ones."""
+    told, known = json.loads(file.read_text("utf-8")), lexicon.load()
+    # Here the model lies elsewhere, and scoring does not need it.
+    overrides = [word for word in told["overrides"] if not word.startswith("model")]
+    config = medexp.compose(*overrides).config
+    parts = read_parts(overrides, told["limit"])
+    found, start = [], 0
+    for part, cases in zip(PARTS, parts, strict=True):
+        places = slice(start, start + len(cases))
+        start += len(cases)
+        for way in told["arms"]["base"]:
+            record = build_record(
+                opens_reasoning(config.prompt),
+                cases,
+                (_first(told, "base", way, places), _first(told, "tuned", way, places)),
+                ((), ()),
+                cases,
+                name_groups(cases, ["group"]),
+                config.evaluation.primary,
+                base_best=_first(told, "base_best", way, places),
+                further={
+                    arm: [_read_draw(draw, places) for draw in ways[way][1:]]
+                    for arm, ways in told["arms"].items()
+                },
+            )
+            record_file = file.parents[1] / f"{file.stem}-{part}-{way}.json"
+            record_file.write_text(json.dumps(record.as_json(), ensure_ascii=False), "utf-8")
+            found.append(
+                {
+                    "recipe": told["recipe"],
+                    "seed": told["seed"],
+                    "part": part,
+                    "answers": way,
+                    "metrics": build_scorecard(record, known).metrics(),
+                }
+            )
+            print(f"{file.stem}, {part}, {way}", flush=True)
+    return found
+
+
+def _first(told: Mapping[str, Any], arm: str, way: str, places: slice) -> list[Answer]:
+    return _read_draw(told["arms"][arm][way][0], places)
+
+
+def _read_draw(stored: Sequence[Mapping[str, Any]], places: slice) -> list[Answer]:
+    """Return those of a draw, counted from 0."""
+    return [Answer(**{**answer, "case": case}) for case, answer in enumerate(list(stored)[places])]
+
+
+def _as_plain(arms: Mapping[str, Mapping[str, Sequence[Sequence[Answer]]]]) -> dict[str, Any]:
+    return {
+        arm: {
+            way: [[asdict(answer) for answer in draw] for draw in draws] for way, draws in w.items()
+        }
+        for arm, w in arms.items()
+    }
 
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True, help="a Transformers checkpoint")
-    parser.add_argument("--trained", type=Path, required=True, help="the --out of on_card.py")
-    parser.add_argument("--work", type=Path, default=Path("recipes"), help="its --work")
-    parser.add_argument("--out", type=Path, default=Path("answers"))
-    parser.add_argument("--max-new-tokens", type=int, default=800, help="(%(default)s)")
-    parser.add_argument("--limit", type=int, help="only the first so many questions")
+    commands = parser.add_subparsers(required=True)
+    asking = commands.add_parser("ask", help="answer with every run's adapter")
+    asking.set_defaults(command=ask)
+    asking.add_argument("--model", type=Path, required=True, help="a Transformers checkpoint")
+    asking.add_argument("--trained", type=Path, required=True, help="the --out of on_card.py")
+    asking.add_argument("--work", type=Path, default=Path("recipes"), help="its --work")
+    asking.add_argument("--max-new-tokens", type=int, default=800, help="(%(default)s)")
+    asking.add_argument("--draws", type=int, default=0, help="besides the greedy answer")
+    asking.add_argument("--temperature", type=float, default=0.7, help="of draws (%(default)s)")
+    asking.add_argument("--limit", type=int, help="only the first so many questions of each part")
+    scoring = commands.add_parser("score", help="score what was answered")
+    scoring.set_defaults(command=score)
+    scoring.add_argument("--jobs", type=int, default=2, help="runs at once (%(default)s)")
+    for command in (asking, scoring):
+        command.add_argument("--out", type=Path, default=Path("answers"), help="(%(default)s)")
     return parser.parse_args()
 
 
 class _Model:
     """The base and one adapter at a time, on the card, or on the CPU where there is none."""
 
-    def __init__(self, folder: Path, max_new_tokens: int):
+    def __init__(self, options: argparse.Namespace):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.folder, self.max_new_tokens = folder, max_new_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        self.options = options
+        self.tokenizer = AutoTokenizer.from_pretrained(options.model)
+        base = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
         self._base = base.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._tuned: Any = None
 
@@ -115,29 +214,32 @@ class _Model:
         if folder is not None:
             self._tuned = PeftModel.from_pretrained(self._base, folder).eval()
 
-    def answer(self, prompts: Sequence[list[int]]) -> list[Answer]:
-        """Return greedy answers to `prompts`, in order."""
-        from transformers import GenerationConfig
+    def answer(self, prompts: Sequence[list[int]]) -> dict[str, list[list[Answer]]]:
+        """Return the draws of the answers to `prompts`, by how they were taken."""
+        options = self.options
+        found = {GREEDY: [self._decode(prompts, 0.0)]}
+        if options.draws:
+            drawn = self._decode([*prompts] * options.draws, options.temperature)
+            count = len(prompts)
+            found[DRAWN] = [drawn[start : start + count] for start in range(0, len(drawn), count)]
+        return found
 
-        end = self.tokenizer.eos_token_id
-        options = GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        outputs = self._base.generate_batch(list(prompts), generation_config=options)
+    def _decode(self, prompts: Sequence[list[int]], temperature: float) -> list[Answer]:
+        import torch
+
+        torch.manual_seed(0)
+        made_for = self._base.generation_config.eos_token_id
+        others = made_for if isinstance(made_for, list) else [made_for]
+        ends = [id_ for id_ in (self.tokenizer.eos_token_id, *others) if id_ is not None]
+        pad = self.tokenizer.pad_token_id or ends[0]
+        limit = self.options.max_new_tokens
+        rows = decode(self._base, prompts, limit, ends, pad, temperature=temperature)
         answers = []
-        # Requests are named req_0, req_1, ... in the order of their prompts.
-        for case in range(len(prompts)):
-            output = outputs[f"req_{case}"]
-            if output.error:
-                raise RuntimeError(f"question {case} was not answered: {output.error}")
-            tokens = output.generated_tokens
-            has_ended = end in tokens
-            tokens = tokens[: tokens.index(end)] if has_ended else tokens
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-            answers.append(Answer(case, text, len(tokens), has_ended))
+        for case, tokens in enumerate(rows):
+            has_ended = tokens[-1] in ends
+            kept = tokens[:-1] if has_ended else tokens
+            text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+            answers.append(Answer(case, text, len(kept), has_ended))
         return answers
 
 

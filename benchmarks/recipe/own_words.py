@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import medexp
 from benchmarks.answers.acceptance import read_cases
+from benchmarks.recipe.graph_decoding import decode
 from benchmarks.recipe.on_card import write_cases
 from medexp.data.split import Sides
 from medexp.evaluation.base_prompt import (
@@ -160,7 +161,7 @@ class _Base:
 
         self.options = options
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
+        self.tokenizer = AutoTokenizer.from_pretrained(options.model)
         self.model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
         self.model.to(self.device).eval()
         torch.manual_seed(0)
@@ -181,23 +182,15 @@ class _Base:
         return replies
 
     def _reply(self, prompts: Sequence[list[int]]) -> list[tuple[str, bool]]:
-        import torch
-
-        inputs = self.tokenizer.pad({"input_ids": list(prompts)}, return_tensors="pt")
-        with torch.inference_mode():
-            output = self.model.generate(
-                **inputs.to(self.device),
-                max_new_tokens=self.options.max_new_tokens,
-                do_sample=True,
-                temperature=self.options.temperature,
-                top_p=0.95,
-                top_k=0,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-            )
-        width = inputs["input_ids"].shape[1]
-        rows = [row[width:].tolist() for row in output]
         end = self.tokenizer.eos_token_id
+        rows = decode(
+            self.model,
+            prompts,
+            self.options.max_new_tokens,
+            [end],
+            self.tokenizer.pad_token_id or end,
+            temperature=self.options.temperature,
+        )
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [(text, end in row) for text, row in zip(texts, rows, strict=True)]
 
