@@ -18,6 +18,7 @@ from helpers.commands import TinyRuns, command
 
 from medexp.system import ports
 from medexp.system.ports import choose_usual_port, find_free_port
+from medexp.system.process_identity import as_tag
 from medexp.tracking.links import list_links
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ def swept(tiny_runs: TinyRuns) -> TinyRuns:
         trial = client.create_run(experiment, run_name=f"trial {number}", tags=tags)
         client.set_terminated(trial.info.run_id, status)
         time.sleep(0.01)  # runs are ordered by the millisecond that they began in
+    client.set_terminated(study.info.run_id)
     return tiny_runs
 
 
@@ -59,6 +61,28 @@ def test_the_links_are_the_experiment_the_sweep_and_the_last_run(swept: TinyRuns
         for key in tags
         if "View" in key
     )
+
+
+def test_a_sweep_that_is_under_way_comes_before_those_that_have_ended(swept: TinyRuns) -> None:
+    client = swept.client()
+    experiment = client.get_experiment_by_name("medexp").experiment_id
+    tags = {"medexp.study": "seq-cpu", "medexp.progress": "2 of 8 trials, 5 min 00 s to go"}
+    study = client.create_run(experiment, run_name="seq-cpu", tags=tags)
+    trial_tags = {"medexp.study": "seq-cpu", "medexp.trial": "2"}
+    trial_tags |= {"mlflow.parentRunId": study.info.run_id}
+    client.create_run(experiment, run_name="trial 2", tags=trial_tags)
+    found = list_links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
+    assert [each.title for each in found][:3] == [
+        "experiment medexp",
+        "sweep seq-cpu is under way, 2 of 8 trials, 5 min 00 s to go",
+        "sweep seq-cpu, losses of its trials",
+    ]
+    assert f"/runs/{study.info.run_id}?" in found[1].url
+    # Its sweeper was killed.
+    killed = json.loads(as_tag()) | {"began": 0}
+    client.set_tag(study.info.run_id, "medexp.process", json.dumps(killed))
+    again = list_links(swept.run("tracking.experiment=medexp").tracking, "http://127.0.0.1:1")
+    assert not any("under way" in each.title for each in again)
 
 
 def test_the_usual_port_is_the_same_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

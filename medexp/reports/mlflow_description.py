@@ -97,7 +97,7 @@ def describe_study(
     there is one, `folder` where it lies, `final` what its final run and its luck came to.
     """
     tally = ", ".join(f"{number} {ending}" for ending, number in counts.items())
-    question = f"**Question:** which {', '.join(f'`{name}`' for name in dimensions)} is best?"
+    question = _ask_which(dimensions)
     trials = (
         f"Trials: {tally or 'none yet'}. They are nested under this run; `python -m medexp.ui`"
         " links to their comparison."
@@ -112,6 +112,35 @@ def describe_study(
     return _join_paragraphs(
         f"Best so far: **{best}**, {values}. {links}", final, question, trials, command
     )
+
+
+def describe_running_study(
+    dimensions: Sequence[str],
+    progress: str,
+    now: str,
+    running: Sequence[str],
+    ended: Sequence[str],
+    num_refused: int,
+) -> str:
+    """Return the description of a sweep that is under way: `progress` as it stood at `now`, a line
+    of each trial that runs, and of those that have ended, the best first.
+    """
+    refused = f"{num_refused} proposals could not fit and were not started." if num_refused else ""
+    return _join_paragraphs(
+        f"**Under way: {progress}** (at {now}; load the page again for more)",
+        _list_under("Running", running),
+        _list_under("Ended, the best first", ended),
+        refused,
+        _ask_which(dimensions),
+    )
+
+
+def _list_under(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:", "", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _ask_which(dimensions: Sequence[str]) -> str:
+    return f"**Question:** which {', '.join(f'`{name}`' for name in dimensions)} is best?"
 
 
 def _join_paragraphs(*parts: str) -> str:

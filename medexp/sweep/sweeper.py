@@ -22,6 +22,7 @@ from medexp.sweep.executor import TrialExecutor
 from medexp.sweep.final_run import FinalRun
 from medexp.sweep.optimize import TrialScheduler
 from medexp.sweep.reporting import best_preset, charts, results
+from medexp.sweep.reporting.live_page import LivePage
 from medexp.sweep.reporting.live_table import LiveTable
 from medexp.sweep.search import configured, labels
 from medexp.sweep.search.options import SweepOptions, check_options
@@ -93,7 +94,8 @@ def sweep(
                 warm_start.add_trials(study, earlier, spec.folder, console)
             if all(is_from_other_study(trial) for trial in study.trials()):
                 first_trial.enqueue_configured(study, spec, console)
-            _run_workers(scheduler, LiveTable(console, study), sweep_options)
+            page = LivePage(parent, study)
+            _run_workers(scheduler, LiveTable(console, study), page, sweep_options)
             scheduler.failures.check_has_result()
             if not scheduler.is_cut_by_timeout:
                 # A timeout that is meant for short trials must not end the final run.
@@ -172,8 +174,10 @@ def _make_launcher(spec: SweepSpec, task: TaskFunction, trial_timeout: float | N
     )
 
 
-def _run_workers(scheduler: TrialScheduler, table: LiveTable, options: SweepOptions) -> None:
-    """Run one thread for each trial at a time; this thread shows the table and hears Ctrl-C.
+def _run_workers(
+    scheduler: TrialScheduler, table: LiveTable, page: LivePage, options: SweepOptions
+) -> None:
+    """Run one thread for each trial at a time; this thread shows how far they are and hears Ctrl-C.
 
     Raises: RunInterrupted after a stop; the error of the sweep that a worker met.
     """
@@ -187,8 +191,10 @@ def _run_workers(scheduler: TrialScheduler, table: LiveTable, options: SweepOpti
                 scheduler.send_heartbeat()
                 next_beat_at = time.monotonic() + options.heartbeat_s / 2
             table.refresh(scheduler.in_flight)
+            page.refresh()
             for worker in workers:
                 worker.join(0.1 / options.n_jobs)
+    page.refresh(at_once=True)
     if scheduler.stop_requests:
         raise RunInterrupted(
             f"stopped with {scheduler.study.count_done()} of {options.n_trials} trials done;"

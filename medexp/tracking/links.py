@@ -9,10 +9,14 @@ from urllib.parse import quote
 
 from medexp.config.schema import Tracking
 from medexp.system.private_names import VIEWS, is_untested
+from medexp.system.process_identity import is_dead
 from medexp.tracking import views
+from medexp.tracking.open_runs import PROCESS
 from medexp.tracking.store import open_store
 from medexp.tracking.views import TRAINING_PAGES
 
+# The tag of a sweep's own run that says how far it is.
+PROGRESS = "medexp.progress"
 # Runs that MLflow's comparison still shows well.
 COMPARED = 12
 
@@ -44,6 +48,7 @@ def list_links(tracking: Tracking, address: str) -> Sequence[Link]:
             charts=False,
         )
     ]
+    found += _link_running_sweeps(client, runs, address)
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
     studies = [
         run for run in runs if run.info.run_id in parents and "medexp.study" in run.data.tags
@@ -59,6 +64,26 @@ def list_links(tracking: Tracking, address: str) -> Sequence[Link]:
         page = f"{address}/#/experiments/{number}/runs/{last.info.run_id}"
         found.append(Link(f"last run, {last.info.run_name}", f"{page}?{TRAINING_PAGES}"))
         found.append(Link("its report", f"{page}/artifacts/report.html?{TRAINING_PAGES}"))
+    return found
+
+
+def _link_running_sweeps(client: Any, runs: Sequence[Any], address: str) -> list[Link]:
+    """Return the page of every sweep that is under way, and its trials' losses as curves."""
+    found = []
+    for run in runs:
+        tags = run.data.tags
+        if "medexp.study" not in tags or "medexp.trial" in tags:
+            continue
+        if run.info.status != "RUNNING" or is_dead(tags.get(PROCESS, "")):
+            continue
+        name, number = tags["medexp.study"], run.info.experiment_id
+        progress = f", {tags[PROGRESS]}" if PROGRESS in tags else ""
+        page = f"{address}/#/experiments/{number}/runs/{run.info.run_id}?{TRAINING_PAGES}"
+        view = views.make_running_sweep_view(name)
+        found += [
+            Link(f"sweep {name} is under way{progress}", page),
+            _link_view(client, view, f"sweep {name}, losses of its trials", address, number, True),
+        ]
     return found
 
 

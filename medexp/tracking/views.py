@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LOSS, STRUCTURE = "result/loss_after", "eval/structure/after"
+# what is measured while a run trains
+UNDER_WAY = "eval/loss"
 # MLflow's menu for training, not the one for agents
 TRAINING_PAGES = "workflowType=machine_learning"
 PEAKS = ("vram/peak_gib", "host/peak_gib")
@@ -65,15 +67,12 @@ def make_sweep_view(study: str, trials: Sequence[Mapping[str, str]], peak: str) 
     parameters of `trials`, then structure, peak memory and held-out loss; below it the loss over
     that memory."""
     varied = list_dimensions(trials)
-    # the sweep's own run is not a trial
-    finished_trials = "tags.\"medexp.trial\" != '' AND attributes.status = 'FINISHED'"
     # Lines are coloured by the last.
     metrics = (STRUCTURE, peak, LOSS)
-    mark = '"' if "'" in study else "'"
     return View(
         f"medexp: sweep {study}",
         {
-            "searchFilter": f'tags."medexp.study" = {mark}{study}{mark} AND {finished_trials}',
+            "searchFilter": f"{_filter_trials(study)} AND attributes.status = 'FINISHED'",
             # the best first; by date MLflow would hide the trials under the sweep's own run
             "orderByKey": f"metrics.`{LOSS}`",
             "orderByAsc": True,
@@ -99,6 +98,27 @@ def make_sweep_view(study: str, trials: Sequence[Mapping[str, str]], peak: str) 
     )
 
 
+def make_running_sweep_view(study: str) -> View:
+    """Return the view of every trial of `study`, those under way as well: training and held-out
+    loss by step, which MLflow draws anew as they come."""
+    return View(
+        f"medexp: sweep {study}, losses",
+        {
+            "searchFilter": _filter_trials(study),
+            # by date MLflow would hide the trials under the sweep's own run
+            "orderByKey": f"metrics.`{UNDER_WAY}`",
+            "orderByAsc": True,
+            **_make_columns(ALWAYS, (LOSS, STRUCTURE)),
+            "runsHiddenMode": "SHOW_ALL",
+            "compareRunSections": [
+                {"uuid": _SECTION, "name": f"{study}: losses", "columns": 2} | _make_visibility()
+            ],
+            "compareRunCharts": [_make_line("train/loss"), _make_line(UNDER_WAY)],
+            "isAccordionReordered": True,
+        },
+    )
+
+
 def list_dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
     """Return rank, learning rate and length, then every other parameter of a recipe that differs
     among `trials`."""
@@ -106,6 +126,12 @@ def list_dimensions(trials: Sequence[Mapping[str, str]]) -> list[str]:
         {key for trial in trials for key in trial if not key.startswith(_OF_THE_PLAN)} - set(ALWAYS)
     )
     return [*ALWAYS, *(key for key in keys if len({trial.get(key) for trial in trials}) > 1)]
+
+
+def _filter_trials(study: str) -> str:
+    """Return what finds the trials of `study`; the sweep's own run is none."""
+    mark = '"' if "'" in study else "'"
+    return f'tags."medexp.study" = {mark}{study}{mark} AND tags."medexp.trial" != \'\''
 
 
 def _make_columns(params: Sequence[str], metrics: Sequence[str]) -> dict[str, object]:
@@ -133,6 +159,19 @@ def _make_chart(kind: str, **settings: object) -> dict[str, object]:
         "isGenerated": False,
     }
     return own | settings
+
+
+def _make_line(metric: str) -> dict[str, object]:
+    """Return the curves of `metric` as they are: MLflow smooths them unless it is told."""
+    chart = _make_chart(
+        "LINE",
+        metricKey=metric,
+        selectedMetricKeys=[metric],
+        xAxisKey="step",
+        useGlobalLineSmoothing=False,
+        lineSmoothness=0,
+    )
+    return chart | {"uuid": f"{_SECTION}-line-{metric.replace('/', '-')}"}
 
 
 def _make_axis(metric: str) -> dict[str, str]:

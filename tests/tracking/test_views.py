@@ -7,6 +7,7 @@ from medexp.tracking.views import (
     STRUCTURE,
     list_dimensions,
     make_all_runs_view,
+    make_running_sweep_view,
     make_sweep_view,
 )
 
@@ -60,6 +61,17 @@ def test_a_sweep_shows_its_finished_trials_in_parallel_coordinates() -> None:
     assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == ("vram/peak_gib", LOSS)
     (section,) = state["compareRunSections"]
     assert {parallel["metricSectionId"], scatter["metricSectionId"]} == {section["uuid"]}
+
+
+def test_a_sweep_under_way_shows_the_losses_of_all_its_trials_by_step() -> None:
+    state = make_running_sweep_view("s").state
+    assert state["searchFilter"] == "tags.\"medexp.study\" = 's' AND tags.\"medexp.trial\" != ''"
+    charts = state["compareRunCharts"]
+    assert [(chart["type"], chart["metricKey"]) for chart in charts] == [
+        ("LINE", "train/loss"),
+        ("LINE", "eval/loss"),
+    ]
+    assert len({chart["uuid"] for chart in charts}) == 2
 
 
 def test_a_view_keeps_its_place_and_fits_into_a_tag() -> None:

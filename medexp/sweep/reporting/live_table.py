@@ -12,6 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from medexp.sweep.reporting.progress import (
+    UNSTARTED,
+    describe_step,
+    estimate_left_s,
+    format_progress,
+)
 from medexp.sweep.search.labels import format_params
 from medexp.sweep.study.history import (
     ELAPSED,
@@ -26,7 +32,7 @@ from medexp.sweep.study.history import (
     is_from_other_study,
     values_of,
 )
-from medexp.sweep.study.trial_files import Ending, read_json_object
+from medexp.sweep.study.trial_files import Ending
 from medexp.system.console import Console
 from medexp.system.units import GIB, format_duration
 
@@ -44,7 +50,6 @@ COLUMNS = (
 MAX_ROWS = 20
 MAX_WHY_CHARACTERS = 80
 REFRESH_S = 1.0
-_UNSTARTED = (Ending.infeasible, Ending.copied, Ending.surplus)
 
 
 class TrialRow(NamedTuple):
@@ -108,8 +113,10 @@ class LiveTable:
             if not trial.state.is_finished() or trial.number in self._printed:
                 continue
             self._printed.add(trial.number)
-            if ending_of(trial) in _UNSTARTED:
+            if ending_of(trial) in UNSTARTED:
                 continue
+            left_s = estimate_left_s(self._study, trials)
+            to_go = "" if left_s is None else f", {format_duration(left_s)} to go"
             row = make_row(trial)
             peak_gib = row.measured_gib or row.planned_gib
             memory = f"  {peak_gib} GiB" if peak_gib else ""
@@ -117,49 +124,27 @@ class LiveTable:
             planned = f" (planned {row.planned})" if row.planned else ""
             self._console.info(
                 f"  trial {row.number}  {row.params}  {row.objective or '-'}{memory}  {row.state} "
-                f" {row.elapsed}{planned}{steps}{self._format_remaining_time(trials)}"
+                f" {row.elapsed}{planned}{steps}{to_go}"
             )
 
     def _make_table(self, trials: list[Any]) -> Table:
-        title = (
-            f"{self._study.name}: {self._study.count_done()} of {self._study.options.n_trials}"
-            f" trials{self._format_remaining_time(trials)}"
-        )
+        title = f"{self._study.name}: {format_progress(self._study, trials)}"
         table = Table(title=Text(title), title_justify="left")
         for column in COLUMNS:
             table.add_column(column, overflow="fold")
-        started = [trial for trial in trials if ending_of(trial) not in _UNSTARTED]
+        started = [trial for trial in trials if ending_of(trial) not in UNSTARTED]
         for trial in started[-MAX_ROWS:]:
             row = make_row(trial)
             if not trial.state.is_finished() and trial.number in self._started_at:
                 running_s = time.monotonic() - self._started_at[trial.number]
                 row = row._replace(
-                    state=self._read_progress(trial), elapsed=format_duration(running_s)
+                    state=describe_step(self._study, trial), elapsed=format_duration(running_s)
                 )
             table.add_row(*map(Text, row))
         refused = sum(ending_of(trial) is Ending.infeasible for trial in trials)
         if refused:
             table.caption = f"{refused} proposals could not fit and were not started"
         return table
-
-    def _read_progress(self, trial: Any) -> str:
-        """Return how far training is, from the file that the trial's process writes."""
-        folder = self._study.folder_of(trial)
-        progress = read_json_object(folder / "progress.json") if folder else None
-        return f"step {progress['step']}/{progress['steps']}" if progress else "starting"
-
-    def _format_remaining_time(self, trials: list[Any]) -> str:
-        """Return how long the other trials will take at the mean of those so far, "" before one."""
-        elapsed_s = [
-            trial.user_attrs[ELAPSED]
-            for trial in trials
-            if trial.user_attrs.get(ELAPSED) and ending_of(trial) not in _UNSTARTED
-        ]
-        remaining = self._study.options.n_trials - self._study.count_done()
-        if not elapsed_s or remaining <= 0:
-            return ""
-        mean_s = sum(elapsed_s) / len(elapsed_s)
-        return f", {format_duration(mean_s * remaining / self._study.options.n_jobs)} to go"
 
 
 def make_row(trial: Any) -> TrialRow:

@@ -39,6 +39,7 @@ from medexp.system.units import GIB, gib
 from medexp.tracking import queries, registry
 from medexp.tracking import tracker as tracking
 from medexp.tracking.artifact_names import ADAPTER, BEST_PRESET, INFEASIBLE_PROPOSALS, TRIALS
+from medexp.tracking.links import PROGRESS
 from medexp.tracking.run_name import abbreviate_params
 from medexp.tracking.store_lock import suppress_away
 from medexp.tracking.tracker import Tracker
@@ -96,19 +97,13 @@ def log_results(
     run.
     """
     trials = study.trials()
-    step = study.count_done()
-    endings = count_endings(study)
-    parent.log_metrics(step, {f"trials/{name}": float(count) for name, count in endings.items()})
+    step = log_progress(parent, study)
     if seed_statistics := compute_seed_statistics(study):
         seed_mean, seed_deviation = seed_statistics
         parent.log_metrics(
             step, {"seeds/mean": seed_mean, "seeds/standard_deviation": seed_deviation}
         )
-    parent.log_metrics(step, currency.sum_study_cost(study).metrics())
     winner.log_final_results(parent, step, final_results)
-    best_trials = study.best_trials()
-    if len(best_trials) == 1 and values_of(best_trials[0]):
-        _log_best_trial(parent, study, best_trials[0], step)
     refused = [trial for trial in trials if ending_of(trial) is Ending.infeasible]
     if refused:
         parent.log_json(_make_refused_columns(study, refused), INFEASIBLE_PROPOSALS)
@@ -117,9 +112,24 @@ def log_results(
     final = "\n\n".join(
         f"{title.capitalize()}: {text}" for title, text in winner.final_rows(study, final_results)
     )
+    parent.set_tags({PROGRESS: f"{study.count_done()} of {study.options.n_trials} trials"})
     parent.set_description(_make_description(study, parent.page, folder, final))
     if best_file is not None:
         parent.log_text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
+
+
+def log_progress(parent: Tracker, study: StudyHistory) -> int:
+    """Log how many trials ended in which way, what they cost and the best of them; return the step
+    that it is logged at, which is the number of trials done.
+    """
+    step = study.count_done()
+    endings = count_endings(study)
+    parent.log_metrics(step, {f"trials/{name}": float(count) for name, count in endings.items()})
+    parent.log_metrics(step, currency.sum_study_cost(study).metrics())
+    best_trials = study.best_trials()
+    if len(best_trials) == 1 and values_of(best_trials[0]):
+        _log_best_trial(parent, study, best_trials[0], step)
+    return step
 
 
 def _log_best_trial(parent: Tracker, study: StudyHistory, trial: Any, step: int) -> None:
