@@ -3,12 +3,13 @@ medicine.
 
     python benchmarks/recipe/on_card.py --model /tmp/q/hf --o1 medical_o1_sample.json --out results/
 
-Every recipe is a run of medexp.train for every seed, several at a time; all are measured on the
-held-out conditions of the shipped cases, and share one store, so that the base is asked once.
-Several runs share the card: give each its part, as in --set hardware.vram_ceiling_gib=24, which
-leaves a 1.5B nothing to stream. Layers are not compiled: runs that compile at once stood still
-(README.md). Writes results.json (every metric of every run), results.md, and the report of each
-run, after every run that ends. What was not begun before --stop-after is left out, and said.
+Every recipe is a run of medexp.train for every seed, one after another, as processes share a card
+badly (README.md); all are measured on the held-out conditions of the shipped cases, and share one
+store, so that the base is asked once. With --jobs above 1 give each its part of the card, as in
+--set hardware.vram_ceiling_gib=24, which leaves a 1.5B nothing to stream. Layers are not compiled:
+runs that compile at once stood still. Writes results.json (every metric of every run), results.md,
+and the report of each run, after every run that ends. What was not begun before --stop-after is
+left out, and said.
 """
 
 import argparse
@@ -147,7 +148,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("recipes"), help="where runs lie")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--jobs", type=int, default=3, help="runs at once (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=RECIPES, metavar="RECIPE")
     parser.add_argument("--hardware", default="h200_141gb", help="(%(default)s)")
     parser.add_argument("--held-out", type=int, default=64, help="(%(default)s)")

@@ -46,7 +46,7 @@ _TELLING_OF_A_PART = (".name", ".weight", ".path")
 
 def flatten(config: RunConfig) -> dict[str, Value]:
     """Return every leaf of `config` under its dotted name, enums as their values."""
-    return dict(_leaves("", {name: asdict(getattr(config, name)) for name in GROUP_NAMES}))
+    return dict(list_leaves("", {name: asdict(getattr(config, name)) for name in GROUP_NAMES}))
 
 
 def is_of_experiment(name: str) -> bool:
@@ -149,7 +149,7 @@ def list_settings(groups: Mapping[str, object]) -> dict[str, str]:
     """Every leaf of composed `groups` that makes the experiment, under its dotted name, written as
     on the command line.
     """
-    leaves = _leaves(
+    leaves = list_leaves(
         "",
         {name: group for name, group in groups.items() if name in GROUP_NAMES},
     )
@@ -189,12 +189,15 @@ def find_differing_settings(runs: Sequence[Mapping[str, str]]) -> dict[str, list
     }
 
 
-def _leaves(prefix: str, value: object) -> Iterator[tuple[str, Value]]:
+def list_leaves(prefix: str, value: object) -> Iterator[tuple[str, Value]]:
+    """Yield every plain value below `value` under its dotted name, which begins with `prefix`;
+    enums as their values, lists whole unless they hold mappings.
+    """
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(f"{prefix}.{name}" if prefix else str(name), inner)
+            yield from list_leaves(f"{prefix}.{name}" if prefix else str(name), inner)
     elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
-        yield from _leaves(prefix, {str(place): inner for place, inner in enumerate(value)})
+        yield from list_leaves(prefix, {str(place): inner for place, inner in enumerate(value)})
     elif isinstance(value, Enum):
         yield prefix, value.value
     elif value is None or isinstance(value, str | int | float | bool | list):

@@ -69,7 +69,7 @@ class Ranks:
         self.size, self._on_card = hardware.cards, hardware.device is Device.cuda
         self._port = 0
         self._store: Any = None
-        self._threads: int | None = None
+        self._take_back_cores: Callable[[], None] = lambda: None
         # Who waits for a task can be told to end; whoever does something else is ended.
         self._are_waiting = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ class Ranks:
         )
         self._port = self._store.port
         if not self._on_card:
-            self._threads = share_cores(self.size)
+            self._take_back_cores = share_cores(self.size)
         model.ranks = self
         with self.together(join_group, self._port):
             join_group(model, self._port, self._store)
@@ -191,11 +191,9 @@ class Ranks:
             peer.end(GRACE_S)
 
     def _leave_group(self) -> None:
-        import torch
         import torch.distributed as dist
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        self._take_back_cores()
         if dist.is_initialized():
             # After an error the group may be in any state, and is used by nobody any more.
             with suppress(Exception):
@@ -239,16 +237,25 @@ class Ranks:
         return None
 
 
-def share_cores(processes: int) -> int:
+def share_cores(processes: int) -> Callable[[], None]:
     """Have this process use its part of the processor's cores, of so many that share them, where
-    nobody has said how many threads each may have; return how many it used before.
+    nobody has said how many threads each may have; return what takes that back.
     """
     import torch
 
+    if "OMP_NUM_THREADS" in os.environ:
+        return lambda: None
     before: int = torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, before // processes))
-    return before
+    threads = max(1, before // processes)
+    torch.set_num_threads(threads)
+    # accelerate reads it, and without it chooses another number and warns of that.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+    def take_back() -> None:
+        torch.set_num_threads(before)
+        os.environ.pop("OMP_NUM_THREADS", None)
+
+    return take_back
 
 
 def join_group(model: AdapterModel, port: int, store: Any = None) -> None:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from medexp.config.changes import change_values
-from medexp.config.flatten import fingerprint
+from medexp.config.flatten import Value, fingerprint, format_value, list_leaves
 from medexp.errors import ConfigError, RunInterrupted, SweepFailed
 from medexp.sweep.budget import Reserve, TrialCosts, measure_folder_s
 from medexp.sweep.executor import TrialExecutor, first_seed, wait_for_process_in
 from medexp.sweep.reporting.results import select_best_trial
 from medexp.sweep.search.labels import AS_CONFIGURED, format_params
 from medexp.sweep.search.proposal import Proposal, make_proposal
-from medexp.sweep.search.search_space import format_value, quote_value
+from medexp.sweep.search.search_space import quote_value
 from medexp.sweep.signals import SignalHandlers
 from medexp.sweep.spec import SweepSpec
 from medexp.sweep.study.final_results import (
@@ -307,29 +306,16 @@ def _key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+")
 
 
-def _list_leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+def _list_leaves(cfg: DictConfig) -> Iterator[tuple[str, Value]]:
     """Yield every value of the groups of `cfg` that a final run may have otherwise, by its dotted
     name.
     """
     for group in _GROUPS:
-        yield from _leaves(group, OmegaConf.to_container(cfg[group], resolve=True))
+        yield from list_leaves(group, OmegaConf.to_container(cfg[group], resolve=True))
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves(f"{name}.{key}", inner)
-    else:
-        yield name, value.name if isinstance(value, Enum) else value
-
-
-def _format(value: Any) -> str:
+def _format(value: object) -> str:
     """Return `value` as an override writes it."""
     if isinstance(value, list):
         return f"[{','.join(map(_format, value))}]"
-    if isinstance(value, Mapping):
-        # Only an empty one is a leaf.
-        return "{}"
-    if isinstance(value, Enum):
-        return str(value.name)
     return quote_value(value) if isinstance(value, str) else format_value(value)

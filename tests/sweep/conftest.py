@@ -251,6 +251,8 @@ class Stubs:
             "open_parent_run",
             lambda *_: nullcontext(SimpleNamespace(run_id="parent", log_folder=lambda *_: None)),
         )
+        page = SimpleNamespace(refresh=lambda **_: None)
+        monkeypatch.setattr(sweeper, "LivePage", lambda *_: page)
         monkeypatch.setattr(results, "log_results", lambda *_: None)
         monkeypatch.setattr(results, "register_best", lambda *_: None)
         monkeypatch.setattr(charts, "draw_charts", lambda *_: [])

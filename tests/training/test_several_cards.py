@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from helpers.commands import TinyRuns, command
 
 from medexp.config.schema import RunConfig
@@ -15,6 +16,7 @@ from medexp.data.encoding import EncodedCase
 from medexp.errors import RunInterrupted
 from medexp.evaluation.losses import measure_case_losses
 from medexp.models.adapter_model import AdapterModel
+from medexp.models.ranks import share_cores
 from medexp.system.machine import Machine
 from medexp.training import trainer
 
@@ -38,6 +40,26 @@ RUN = [
 TWO = "hardware.cards=2"
 # What the machine does, and not the training.
 OF_THE_MACHINE = ("speed/", "host/", "result/tokens_per_s", "result/elapsed", "result/training_s")
+
+
+@pytest.mark.parametrize("said", [None, "3"])
+def test_each_process_has_its_part_of_the_cores_unless_the_user_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        take_back = share_cores(2)
+        assert torch.get_num_threads() == (4 if said else 2)
+        # accelerate warns and takes another number where it is not there.
+        assert os.environ["OMP_NUM_THREADS"] == (said or "2")
+        take_back()
+        assert (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")) == (4, said)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

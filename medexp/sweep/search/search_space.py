@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import (
     RangeSweep,
 )
 
+from medexp.config.flatten import format_value
 from medexp.errors import ConfigError
 from medexp.system import private_names
 
@@ -173,13 +174,6 @@ def parse_search_space(
 def quote_value(text: str) -> str:
     """Return `text` in the quotes with which Hydra reads it back unchanged."""
     return QuotedString(text, Quote.single).with_quotes()
-
-
-def format_value(value: Value) -> str:
-    """Return `value` as an override writes it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _override_key(override: Override) -> str:
