@@ -185,7 +185,6 @@ _NO_STUDY = "a sweep cannot keep its study"
 STUDY_STORAGE = PrivateName("optuna", "study.Study._storage", _NO_STUDY)
 STUDY_ID = PrivateName("optuna", "study.Study._study_id", _NO_STUDY)
 TRIAL_ID = PrivateName("optuna", "trial.Trial._trial_id", _NO_STUDY)
-SUGGEST = PrivateName("optuna", "trial.Trial._suggest", _NO_STUDY)
 STALE_TRIALS = PrivateName(
     "optuna",
     "storage._get_stale_trial_ids",

@@ -22,6 +22,15 @@ def make_distribution(dimension: Dimension) -> Any:
     return kind(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
+def suggest(trial: Any, name: str, dimension: Dimension) -> None:
+    """Have `trial` draw a value of `dimension`, as parameter `name`."""
+    if isinstance(dimension, Choice):
+        trial.suggest_categorical(name, dimension.values)
+        return
+    draw = trial.suggest_int if isinstance(dimension, IntRange) else trial.suggest_float
+    draw(name, dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+
+
 def make_sampler(options: Mapping[str, Any], space: SearchSpace, n_trials: int) -> Any:
     """Return the sampler that `options` names, for a study that has `n_trials` trials.
 

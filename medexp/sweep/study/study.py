@@ -39,6 +39,7 @@ from medexp.sweep.study.optuna_factory import (
     make_pruner,
     make_sampler,
     pauses,
+    suggest,
 )
 from medexp.sweep.study.trial_files import Ending, TrialOutcome
 from medexp.system import private_names
@@ -70,7 +71,7 @@ class Study(StudyHistory):
         self._reseed_if_shared()
         dimensions = {} if is_outside(trial) else self.space.dimensions
         for key, dimension in dimensions.items():
-            private_names.SUGGEST.require(trial)(key, make_distribution(dimension))
+            suggest(trial, key, dimension)
         self._repeat_reports(trial)
         return trial
 
