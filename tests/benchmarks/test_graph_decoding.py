@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.recipe import graph_decoding
 from benchmarks.recipe.graph_decoding import decode
 
 PROMPTS = ([5, 9, 11], [7], [3, 4, 6, 8, 12, 14, 2])
@@ -22,9 +23,11 @@ def network() -> object:
     return LlamaForCausalLM(shape).eval()
 
 
-def test_likeliest_tokens_are_those_of_generate(network) -> None:
+@pytest.mark.parametrize("segment", [5, 128])
+def test_likeliest_tokens_are_those_of_generate(network, monkeypatch, segment: int) -> None:
     import torch
 
+    monkeypatch.setattr(graph_decoding, "SEGMENT", segment)
     found = decode(network, PROMPTS, 24, [END], PAD)
     for prompt, tokens in zip(PROMPTS, found, strict=True):
         alone = network.generate(
@@ -36,11 +39,16 @@ def test_likeliest_tokens_are_those_of_generate(network) -> None:
         assert tokens == alone[0, len(prompt) :].tolist()
 
 
-def test_a_row_ends_with_the_first_end_token(network) -> None:
+@pytest.mark.parametrize("segment", [1, 2, 128])
+def test_a_row_ends_with_the_first_end_token(network, monkeypatch, segment: int) -> None:
+    monkeypatch.setattr(graph_decoding, "SEGMENT", segment)
     free = decode(network, PROMPTS, 12, [], PAD)
     end = free[0][3]
     ended = decode(network, PROMPTS, 12, [end], PAD)
     assert ended[0] == free[0][: free[0].index(end) + 1]
+    # The others go on without it as they did with it.
+    others = [tokens[: tokens.index(end) + 1] if end in tokens else tokens for tokens in free[1:]]
+    assert ended[1:] == others
 
 
 def test_drawn_tokens_follow_the_seed_and_stay_in_the_nucleus(network) -> None:
