@@ -73,17 +73,7 @@ def sweep(
     executor = TrialExecutor(study, spec, _make_launcher(spec, task, sweep_options.trial_timeout))
     scheduler = TrialScheduler(study, spec, base_config, executor, console)
     scheduler.costs.reserve = reserve
-    console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
-    for warning in list_untested_libraries(("hydra-core", "optuna")):
-        console.info(warning, NOTE)
-    if remark := configured.remark_on_rank(base_config, space):
-        console.info(remark, NOTE)
-    if not base_config.dataset.validation and study.chooses:
-        console.info(
-            "dataset.validation=0: the trials are chosen by their test part, which then no longer"
-            " judges the best of them; dataset.validation=16 holds other cases out to choose by",
-            NOTE,
-        )
+    _announce(study, spec, base_config, console)
     parent_run = results.open_parent_run(base_config.tracking, study, spec.folder, console.info)
     with parent_run as parent:
         executor.parent_run_id = parent.run_id
@@ -117,6 +107,21 @@ def sweep(
         registered = results.register_best(base_config.tracking, study, final_results)
     results.print_results(console, study, best_file, registered, final_results)
     return study.best_trials()
+
+
+def _announce(study: Study, spec: SweepSpec, base_config: RunConfig, console: Console) -> None:
+    """Say what is searched, and what a person should know of it before it begins."""
+    console.info(labels.format_headline(study, base_config, spec.folder), title=study.name)
+    for warning in list_untested_libraries(("hydra-core", "optuna")):
+        console.info(warning, NOTE)
+    if remark := configured.remark_on_rank(base_config, spec.space):
+        console.info(remark, NOTE)
+    if not base_config.dataset.validation and study.chooses:
+        console.info(
+            "dataset.validation=0: the trials are chosen by their test part, which then no longer"
+            " judges the best of them; dataset.validation=16 holds other cases out to choose by",
+            NOTE,
+        )
 
 
 def _draw_charts(
