@@ -16,7 +16,7 @@ from helpers.commands import TinyRuns, write_tiny_model
 from hypothesis import settings
 from omegaconf import DictConfig, open_dict
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import (
     Columns,
@@ -28,6 +28,7 @@ from medexp.config.schema import (
     RunConfig,
     Turns,
 )
+from medexp.config.shipped import find_conf_dir
 from medexp.data.encoding import Vocabulary
 from medexp.errors import BadInput
 from medexp.evaluation.measures import lexicon as shipped_lexicon

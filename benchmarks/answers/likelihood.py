@@ -22,9 +22,10 @@ from pathlib import Path
 import hydra
 from omegaconf import open_dict
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
+from medexp.config.shipped import find_conf_dir
 from medexp.data import loading as data_loading
 from medexp.data.cases import Case
 from medexp.data.encoding import make_vocabulary

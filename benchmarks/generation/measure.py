@@ -26,9 +26,10 @@ import hydra
 import torch
 
 from medexp.config.changes import change_values
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import RunConfig
+from medexp.config.shipped import find_conf_dir
 from medexp.data import loading as data_loading
 from medexp.data.encoding import encode_prompt, make_vocabulary
 from medexp.data.prompts import render_question

@@ -30,7 +30,8 @@ import hydra
 from curves import START_S, Curves, Seconds
 from omegaconf import OmegaConf
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 from medexp.sweep.search.options import SweepOptions, check_options
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import FloatRange, IntRange, SearchSpace

@@ -26,7 +26,8 @@ import hydra
 from omegaconf import OmegaConf
 from surrogate import Surrogate
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 from medexp.sweep.search.options import check_options
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.search.search_space import FloatRange, IntRange, SearchSpace

@@ -20,8 +20,9 @@ import hydra
 from scipy.interpolate import PchipInterpolator
 from surrogate import Surrogate
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
+from medexp.config.shipped import find_conf_dir
 from medexp.errors import VramPlanError
 from medexp.planning import feasibility, planner
 from medexp.system import machine

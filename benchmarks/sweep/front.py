@@ -24,8 +24,9 @@ from omegaconf import OmegaConf
 from surrogate import Surrogate
 
 from medexp.config.changes import change_values
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
+from medexp.config.shipped import find_conf_dir
 from medexp.planning import feasibility, planner
 from medexp.sweep.search.options import check_options
 from medexp.sweep.study.study import open_study

@@ -28,8 +28,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
+from medexp.config.shipped import find_conf_dir
 from medexp.planning import feasibility
 from medexp.sweep.study import storage
 from medexp.sweep.study.history import FOLDER, ending_of

@@ -16,8 +16,9 @@ from typing import Any, get_args
 
 from medexp.config.command_options import AuditConfig, PlanConfig, TrainConfig
 from medexp.config.hydra_errors import list_keys
-from medexp.config.registration import SCHEMAS, find_conf_dir
+from medexp.config.registration import SCHEMAS
 from medexp.config.schema import RunConfig
+from medexp.config.shipped import find_conf_dir
 
 PROGRAMS: dict[str, type[RunConfig]] = {
     "plan": PlanConfig,

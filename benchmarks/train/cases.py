@@ -17,8 +17,9 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.schema import Prompt
+from medexp.config.shipped import find_conf_dir
 from medexp.data.cases import Case
 from medexp.data.prompts import render_case
 

@@ -84,8 +84,9 @@ def compose_config(model: str, overrides: list[str]) -> Any:
     """The run that `overrides` describe, with its plan applied."""
     from hydra import compose, initialize_config_dir
 
-    from medexp.config.registration import find_conf_dir, register_with_hydra
+    from medexp.config.registration import register_with_hydra
     from medexp.config.resolve import resolve
+    from medexp.config.shipped import find_conf_dir
     from medexp.planning import planner
     from medexp.system import machine
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from medexp.config.changes import change_values
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import BatchBy, RunConfig
+from medexp.config.shipped import find_conf_dir
 from medexp.planning import planner
 from medexp.system.machine import read
 from medexp.training.trainer import predict_step_s, split_into_micro_batches

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
 from medexp.config.schema import Engine
+from medexp.config.shipped import find_conf_dir
 from medexp.planning.budget import compute_budget
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.system.machine import Gpu, Machine

@@ -34,8 +34,9 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
     import torch
     from hydra import compose, initialize_config_dir
 
-    from medexp.config.registration import find_conf_dir, register_with_hydra
+    from medexp.config.registration import register_with_hydra
     from medexp.config.resolve import resolve
+    from medexp.config.shipped import find_conf_dir
     from medexp.data.encoding import EncodedCase
     from medexp.evaluation.losses import measure_mean_loss
     from medexp.models import backend, memory_guard

@@ -36,8 +36,9 @@ POINTS = [  # micro-batch, tokens, rank, gradient checkpointing
 
 def run_of(micro_batch: int, seq: int, rank: int, checkpointing: str) -> object:
     """The run of a point, of the embedded model."""
-    from medexp.config.registration import find_conf_dir, register_with_hydra
+    from medexp.config.registration import register_with_hydra
     from medexp.config.resolve import resolve
+    from medexp.config.shipped import find_conf_dir
     from medexp.system import machine
 
     register_with_hydra()

@@ -24,8 +24,9 @@ from medexp.cli.composition import CommandSpec, build_call, explain_error
 from medexp.config import hydra_errors
 from medexp.config.command_line import make_readable
 from medexp.config.invocation import Invocation
-from medexp.config.registration import SCHEMAS, find_conf_dir, register_with_hydra
+from medexp.config.registration import SCHEMAS, register_with_hydra
 from medexp.config.schema import RunConfig
+from medexp.config.shipped import find_conf_dir
 from medexp.errors import BadInput, ConfigError, MedexpError, RunInterrupted, first_line
 from medexp.system import console, disk_space, stopping
 from medexp.system.stopping import Terminated

@@ -21,9 +21,10 @@ from medexp.config import hydra_errors
 from medexp.config.command_line import make_readable
 from medexp.config.invocation import Invocation
 from medexp.config.preset_errors import explain_preset
-from medexp.config.registration import SCHEMAS, find_conf_dir, register_with_hydra
+from medexp.config.registration import SCHEMAS, register_with_hydra
 from medexp.config.resolve import build_kept_yaml, resolve
 from medexp.config.schema import RunConfig
+from medexp.config.shipped import find_conf_dir
 from medexp.errors import ConfigError, first_line
 from medexp.system import machine
 

@@ -6,16 +6,18 @@ Refuses to read a case: what the parts hold is known when they are loaded.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from math import isfinite
 from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medexp.config.former_values import fill_former_values
 from medexp.config.schema import Dataset, MixtureSource, Source
+from medexp.config.shipped import find_conf_dir
 from medexp.errors import BadInput, ConfigError, first_line, listing, nearest
 
 # of a part's own option, in its entry
@@ -149,7 +151,8 @@ def _compose_option(name: str, where: str, changes: Mapping[str, Any]) -> Datase
         raise ConfigError(
             f"{where}={name} does not exist; there are {listing(options)}{nearest(name, options)}"
         )
-    composed = compose(config_name=f"dataset/{name}").dataset
+    has_only_shipped = _list_config_folders() == [str(find_conf_dir())]
+    composed = _compose_shipped(name) if has_only_shipped else _compose(name)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Dataset), composed, dict(changes))
         filled = fill_former_values(OmegaConf.create({"dataset": merged}))
@@ -162,6 +165,23 @@ def _compose_option(name: str, where: str, changes: Mapping[str, Any]) -> Datase
     if option.mixture or option.held_out_from:
         raise ConfigError(f"{where}={name} is a mixture itself; name its parts instead")
     return option
+
+
+def _compose(name: str) -> DictConfig:
+    found: DictConfig = compose(config_name=f"dataset/{name}").dataset
+    return found
+
+
+# Every run is measured on the cases of an option, and what medexp ships with does not change while
+# it runs.
+_compose_shipped = cache(_compose)
+
+
+def _list_config_folders() -> list[str]:
+    """Return the folders that options are looked for in, but for those of packages."""
+    elements = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    paths = [each.path.removeprefix("file://") for each in elements if each.path]
+    return [path for path in paths if "://" not in path]
 
 
 def _list_options() -> list[str]:

@@ -1,7 +1,6 @@
 """The schemas and resolvers that Hydra must know before it composes a command's configuration."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -17,8 +16,8 @@ from medexp.config.command_options import (
     TrainConfig,
     UiConfig,
 )
-from medexp.config.resolve import SHIPPED
 from medexp.config.schema import RunConfig
+from medexp.config.shipped import SHIPPED
 from medexp.system import machine
 
 # A root's first default is one of these.
@@ -36,17 +35,12 @@ SCHEMAS: dict[str, type[RunConfig]] = {
 }
 
 
-def find_conf_dir() -> Path:
-    """Return the folder of the shipped YAML: a checkout's conf/, or the copy in the package."""
-    package = Path(__file__).resolve().parent.parent
-    checkout = package.parent / "conf"
-    return checkout if (checkout / "train.yaml").is_file() else package / "conf"
-
-
 def register_with_hydra() -> None:
     """Make the schema and the resolvers of the shipped YAML known to Hydra; may be called again."""
+    store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+        if f"{name}_schema.yaml" not in store.repo:
+            store.store(name=f"{name}_schema", node=schema)
     OmegaConf.register_new_resolver(
         "medexp.shipped", lambda name: str(SHIPPED / name), replace=True
     )

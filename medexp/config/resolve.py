@@ -31,6 +31,7 @@ from medexp.config.schema import (
     ModelShape,
     RunConfig,
 )
+from medexp.config.shipped import SHIPPED
 from medexp.config.validation import RULES, check_machine
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.system.home import expand_home, with_tilde
@@ -43,8 +44,6 @@ CONTEXT_AND_DESKTOP_GIB = 0.75
 _OF_TRAIN = {key.name for key in fields(TrainConfig)} - {key.name for key in fields(RunConfig)}
 # What a machine has more or less of. Its number format is no part: that changes what comes out.
 _MEMORY = ("host_ram_gib", "card_vram_gib", "vram_ceiling_gib")
-# The cases inside this package, wherever it is installed.
-SHIPPED = Path(__file__).resolve().parent.parent / "data"
 # The option of the dataset group that they are.
 SHIPPED_CASES = "clinical_cases"
 

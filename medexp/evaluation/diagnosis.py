@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
-from medexp.config.resolve import SHIPPED
+from medexp.config.shipped import SHIPPED
 from medexp.data.cases import Case
 from medexp.evaluation.likelihood import (
     Continuation,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from medexp.config.flatten import comparable_params, flatten
 from medexp.config.invocation import AnyInvocation
-from medexp.config.resolve import SHIPPED
 from medexp.config.schema import RunConfig
+from medexp.config.shipped import SHIPPED
 from medexp.data.audit.inspection import Inspection
 from medexp.data.loading import Cases
 from medexp.data.preparation import Prepared

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import command, quickest_start
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 
 TRAIN = ["-m", "medexp.train"]
 NOBODY_THERE = "http://127.0.0.1:9"  # the discard port: a connection is refused at once

@@ -7,7 +7,8 @@ import pytest
 
 from medexp.cli.composition import explain_error
 from medexp.config.command_options import TrainConfig
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 
 LORA, HEAD = "defaults: [all_linear, _self_]\n", "# @package _global_\n"
 PACKAGE = (

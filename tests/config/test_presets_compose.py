@@ -4,8 +4,9 @@ from pathlib import Path
 import hydra
 import pytest
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.schema import Device, Overlong
+from medexp.config.shipped import find_conf_dir
 from medexp.data import loading as data_loading
 from medexp.data.split import split_cases
 from medexp.system import machine

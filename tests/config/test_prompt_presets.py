@@ -6,7 +6,8 @@ import hydra
 import pytest
 
 from medexp.config.prompt_presets import load_prompt_presets
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 
 SHIPPED = {"chat", "clinical", "clinical_sections", "direct", "r1_reasoning"}
 

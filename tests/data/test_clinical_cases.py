@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 import pytest
 
 from benchmarks.cases import grid
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.data import loading as data_loading
 from medexp.data.cases import parse_items
 from medexp.data.split import Sides, split_cases

@@ -11,8 +11,8 @@ from helpers.chat_templates import CHAT, PUBLISHED
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from omegaconf import OmegaConf
 
-from medexp.config.registration import find_conf_dir
 from medexp.config.schema import Prompt
+from medexp.config.shipped import find_conf_dir
 from medexp.data.cases import Turn
 from medexp.data.prompts import ChatPrompt, bind_prompt, render_question
 from medexp.exporters import chat_template

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.evaluation.paired_stats import compare_pairs
 from medexp.evaluation.scorecard import (
     BY_KEY,

@@ -22,7 +22,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 from medexp.sweep import sweeper
 from medexp.sweep.reporting import charts, results
 from medexp.sweep.search.options import SweepOptions, check_options

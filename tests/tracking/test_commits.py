@@ -11,9 +11,10 @@ import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import make_paths_absolute, resolve
 from medexp.config.schema import RunConfig, Tracking
+from medexp.config.shipped import find_conf_dir
 from medexp.system.machine import Machine
 from medexp.tracking import finished_run
 from medexp.tracking.artifact_names import COMPOSED_CONFIG

@@ -15,7 +15,8 @@ from helpers import browser
 from helpers.commands import TinyRuns, invoke
 from omegaconf import OmegaConf
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 from medexp.sweep.reporting import results
 from medexp.sweep.search.options import check_options
 from medexp.sweep.search.search_space import Choice, SearchSpace

@@ -12,8 +12,8 @@ from medexp.config.families import sizes
 from medexp.config.families.decoder_family import CONFIG_NAMES
 from medexp.config.families.registry import FAMILIES, find_text_part
 from medexp.config.model_shape import check_shape, derive_shape
-from medexp.config.registration import find_conf_dir
 from medexp.config.schema import Family, RunConfig
+from medexp.config.shipped import find_conf_dir
 from medexp.errors import ModelError
 from medexp.planning.memory_terms import count_lora_parameters
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from helpers.vignettes import QUESTION, REFERENCE
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.evaluation.measures.claims import (
     CONTRADICTED,
     FABRICATED,

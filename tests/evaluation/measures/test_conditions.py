@@ -1,6 +1,6 @@
 """Names of conditions, their synonyms, and what is broader."""
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.conditions import (
     are_related,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.evaluation.measures.contradictions import find_age_years, find_contradictions, find_sex
 
 MAN, WOMAN, CHILD = (

@@ -5,7 +5,7 @@ from difflib import SequenceMatcher
 
 import pytest
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.corruptions import KINDS, SWAPS, corrupt_item, corrupt_reference
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.evaluation.measures.fabrications import (
     find_excessive_doses,
     find_invented_drugs,

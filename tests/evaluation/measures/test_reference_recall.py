@@ -3,7 +3,7 @@
 import pytest
 from helpers.vignettes import REFERENCE
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.data.loading import read_records
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.conditions import are_related

@@ -7,7 +7,7 @@ from statistics import mean
 
 import pytest
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.evaluation.measures.safety import (
     find_harmful_advice,
     mark_said_statements,

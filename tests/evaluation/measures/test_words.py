@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.evaluation.measures.words import (
     detect_language,
     end_reasoning,

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
 from medexp.config.schema import Tracking
+from medexp.config.shipped import find_conf_dir
 from medexp.sweep.reporting import best_preset, results
 from medexp.sweep.reporting import live_table as board
 from medexp.sweep.search import labels

@@ -4,7 +4,8 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 from medexp.sweep.search import configured
 from medexp.sweep.search.search_space import FloatRange, IntRange, SearchSpace, parse_search_space
 

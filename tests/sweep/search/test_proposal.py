@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medexp.config.registration import find_conf_dir, register_with_hydra
+from medexp.config.registration import register_with_hydra
+from medexp.config.shipped import find_conf_dir
 from medexp.planning import feasibility, limits, planner
 from medexp.sweep.search.proposal import CONFIG, VRAM, make_proposal, plan_proposal
 from medexp.system.units import GIB, bytes_of_gib

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from medexp.config.registration import choose_sweep_lengths, find_conf_dir, register_with_hydra
+from medexp.config.registration import choose_sweep_lengths, register_with_hydra
+from medexp.config.shipped import find_conf_dir
 from medexp.errors import ConfigError
 from medexp.sweep.search.search_space import (
     Choice,

@@ -12,7 +12,7 @@ import pytest
 
 from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
-from medexp.config.registration import find_conf_dir
+from medexp.config.shipped import find_conf_dir
 from medexp.errors import ConfigError
 from medexp.sweep import fixed_part
 from medexp.sweep.search.proposal import VRAM
