@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import medexp
 from medexp.config import dataset_sources
 from medexp.config.flatten import fingerprint, flatten
+from medexp.config.shipped import find_conf_dir
 
 MIXED = "dataset=mixture"
 
@@ -60,6 +62,23 @@ def test_what_is_measured_on_only_is_read_with_weight_0(resolved):
         ("medical_o1", 1.0),
         ("clinical_cases", 0.0),
     ]
+
+
+def test_an_option_of_the_project_is_read_as_it_stands_and_a_shipped_one_once(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    dataset_sources._compose_shipped.cache_clear()
+    for _ in range(2):
+        medexp.compose("hardware=cpu", "dataset.held_out_from=medical_o1")
+    assert dataset_sources._compose_shipped.cache_info().misses == 1
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    mine = tmp_path / "conf" / "dataset" / "mine.yaml"
+    shipped = (find_conf_dir() / "dataset" / "clinical_cases.yaml").read_text()
+    for column in ("group", "condition"):
+        mine.write_text(shipped.replace("group_by: group", f"group_by: {column}"))
+        run = medexp.compose("hardware=cpu", "dataset.held_out_from=mine").config
+        assert run.dataset.held_out_from.group_by == column
 
 
 def test_measuring_on_itself_reads_it_once(resolved):
