@@ -73,7 +73,7 @@ class LivePage:
             for trial in trials
             if trial.state.is_finished() and ending_of(trial) not in UNSTARTED
         ]
-        sign = 1 if self._study.options.directions[0] == "minimize" else -1
+        sign = self._study.signs()[0]
         return sorted(
             ended,
             key=lambda trial: sign * values_of(trial)[0] if values_of(trial) else float("inf"),

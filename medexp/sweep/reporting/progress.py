@@ -38,9 +38,14 @@ def estimate_left_s(study: StudyHistory, trials: Sequence[Any]) -> float | None:
 
 def format_progress(study: StudyHistory, trials: Sequence[Any]) -> str:
     """Return how many trials are done of how many, and how long the rest will take."""
-    done = f"{study.count_done()} of {study.options.n_trials} trials"
     left_s = estimate_left_s(study, trials)
-    return done if left_s is None else f"{done}, {format_duration(left_s)} to go"
+    to_go = "" if left_s is None else f", {format_duration(left_s)} to go"
+    return f"{format_done(study)}{to_go}"
+
+
+def format_done(study: StudyHistory) -> str:
+    """Return how many trials are done of how many."""
+    return f"{study.count_done()} of {study.options.n_trials} trials"
 
 
 def measure_age_s(trial: Any) -> float:

@@ -15,6 +15,7 @@ from medexp.errors import MedexpError, OutputError, RunError
 from medexp.reports import mlflow_description
 from medexp.sweep.reporting import currency, winner
 from medexp.sweep.reporting.live_table import COLUMNS, make_row
+from medexp.sweep.reporting.progress import format_done
 from medexp.sweep.search.labels import AS_CONFIGURED, format_params
 from medexp.sweep.search.proposal import VRAM
 from medexp.sweep.study import storage
@@ -112,7 +113,7 @@ def log_results(
     final = "\n\n".join(
         f"{title.capitalize()}: {text}" for title, text in winner.final_rows(study, final_results)
     )
-    parent.set_tags({PROGRESS: f"{study.count_done()} of {study.options.n_trials} trials"})
+    parent.set_tags({PROGRESS: format_done(study)})
     parent.set_description(_make_description(study, parent.page, folder, final))
     if best_file is not None:
         parent.log_text(best_file.read_text(encoding="utf-8"), BEST_PRESET)
@@ -178,7 +179,7 @@ def select_best_trial(study: StudyHistory) -> Any:
 
     None before a trial has a value.
     """
-    sign = 1 if study.options.directions[0] == "minimize" else -1
+    sign = study.signs()[0]
     return min(study.best_trials(), key=lambda trial: sign * values_of(trial)[0], default=None)
 
 
@@ -296,7 +297,7 @@ def _comparison_rows(study: StudyHistory, best_trials: Sequence[Any]) -> list[tu
         return []
     # The first trial is the run as it was configured, which the sweep has to beat.
     first = min(done, key=lambda trial: trial.number)
-    sign = 1 if study.options.directions[0] == "minimize" else -1
+    sign = study.signs()[0]
     second_best = min(others, key=lambda trial: sign * values_of(trial)[0])
     count = f"{len(others)} other{'s' if len(others) > 1 else ''}"
     next_best = f"{_name_trial(second_best)}, had {_format_values(second_best)}"

@@ -246,10 +246,10 @@ class StudyHistory:
                 for trial in feasible
                 if not any(self._dominates(other, trial) for other in feasible)
             ]
-        sign = self._signs()[0]
+        sign = self.signs()[0]
         return sorted(feasible, key=lambda trial: sign * values_of(trial)[0])[:1]
 
-    def _signs(self) -> list[int]:
+    def signs(self) -> list[int]:
         """Return 1 for every objective that is minimised and -1 for every other."""
         return [1 if direction == "minimize" else -1 for direction in self.options.directions]
 
@@ -258,7 +258,7 @@ class StudyHistory:
         pairs = [
             (sign * value, sign * other_value)
             for sign, value, other_value in zip(
-                self._signs(), values_of(trial), values_of(other), strict=True
+                self.signs(), values_of(trial), values_of(other), strict=True
             )
         ]
         return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
