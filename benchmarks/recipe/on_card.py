@@ -253,12 +253,13 @@ def _find_known_cases(options: argparse.Namespace, work: Path) -> list[str]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to("cuda")
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     cases, losses = read_cases(), []
     for case in cases:
         question = tokenizer(case["Question"] + "\n\n", return_tensors="pt").input_ids
         answer = tokenizer(case["Response"], return_tensors="pt").input_ids
-        tokens = torch.cat([question, answer], 1).to("cuda")
+        tokens = torch.cat([question, answer], 1).to(model.device)
         with torch.inference_mode():
             labels = tokens.clone()
             labels[:, : question.shape[1]] = -100

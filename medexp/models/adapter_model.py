@@ -144,6 +144,19 @@ class AdapterModel:
         finally:
             self.load_weights(kept)
 
+    @contextmanager
+    def restoring_attributes(self) -> Iterator[None]:
+        """Take off what is set on the network itself inside, as a trainer's marks and its wrapped
+        forward are. Modules and weights stay as they have become.
+        """
+        attributes = vars(self.network)
+        before = dict(attributes)
+        try:
+            yield
+        finally:
+            attributes.clear()
+            attributes.update(before)
+
     def copy_weights(self) -> list[Any]:
         """Return a copy of what is trained, in host memory."""
         return [parameter.detach().cpu().clone() for parameter in self._trained_parameters()]

@@ -6,6 +6,7 @@ micro-batches alone can help. What is measured here, the caller logs.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from medexp.config.changes import change_values
@@ -197,6 +198,27 @@ def _run_longest_step(
     held_out = find_longest_batch(
         sorted(prepared.held_out.encoded, key=_count_tokens), config.evaluation.batch_size
     )
+    work: dict[Phase, Callable[[], object]] = {
+        Phase.evaluation: lambda: measure_case_losses(
+            model, held_out, config.evaluation.batch_size
+        ),
+        Phase.training: lambda: take_longest_step(config, model, prepared),
+    }
+    phases = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
+    with model.restoring_weights():
+        for phase, run_phase in work.items():
+            meter.restart()
+            with memory_phase(phase, DOING[phase], meter):
+                run_phase()
+            phases.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
+    meter.restart()
+    return tuple(phases)
+
+
+def take_longest_step(config: RunConfig, model: AdapterModel, prepared: Prepared) -> None:
+    """Take an optimizer step on the longest micro-batch, twice where steps are accumulated. Model
+    and adapter are not as before, but another card can still join them.
+    """
     rows = find_largest_micro_batch(config, prepared.rows)
     twice = min(2, config.training.accumulation)
     once = change_values(
@@ -209,21 +231,10 @@ def _run_longest_step(
             "training.warmup_ratio": None,
         },
     )
-    work: dict[Phase, Callable[[], object]] = {
-        Phase.evaluation: lambda: measure_case_losses(
-            model, held_out, config.evaluation.batch_size
-        ),
-        Phase.training: lambda: trainer.fit(model, list(rows) * twice, once, None, None, []),
-    }
-    phases = [PhaseBytes(Phase.always, plan.budget.bytes_in(Phase.always), meter.reserved_bytes())]
-    with model.restoring_weights():
-        for phase, run_phase in work.items():
-            meter.restart()
-            with memory_phase(phase, DOING[phase], meter):
-                run_phase()
-            phases.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
-    meter.restart()
-    return tuple(phases)
+    # Accelerate prepares nothing twice: without another card now, it would not share the model out
+    # over all of them later.
+    with model.restoring_attributes() if config.hardware.cards > 1 else nullcontext():
+        trainer.fit(model, list(rows) * twice, once, None, None, [])
 
 
 def find_longest_batch(rows: Sequence[EncodedCase], size: int) -> Sequence[EncodedCase]:

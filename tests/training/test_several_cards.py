@@ -18,7 +18,7 @@ from medexp.evaluation.losses import measure_case_losses
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.ranks import share_cores
 from medexp.system.machine import Machine
-from medexp.training import trainer
+from medexp.training import preflight, run, trainer
 
 # Cases are of several lengths: one card cuts its part of a step into more micro-batches than the
 # other.
@@ -86,6 +86,22 @@ def at_step(
     return arrange
 
 
+@pytest.fixture
+def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest step is tried before another card joins, as on cards, whose memory is planned."""
+    real, bridge = run._load_model, trainer._make_bridge
+
+    def load(request, config, session, prepared, *rest):
+        model, preflight_result = real(request, config, session, prepared, *rest)
+        with pytest.MonkeyPatch.context() as during, model.restoring_weights():
+            # Ctrl-C comes in the training itself.
+            during.setattr(trainer, "_make_bridge", bridge)
+            preflight.take_longest_step(config, model, prepared)
+        return model, preflight_result
+
+    monkeypatch.setattr(run, "_load_model", load)
+
+
 def list_other_ranks() -> list[psutil.Process]:
     return [
         child
@@ -117,7 +133,10 @@ def kill_other_rank(_model: AdapterModel) -> None:
 
 
 def test_a_run_on_two_cards_then_one_and_so_on_is_that_on_one_card(
-    tiny_runs_in: Callable[..., TinyRuns], tmp_path: Path, at_step: Callable[..., None]
+    tiny_runs_in: Callable[..., TinyRuns],
+    tmp_path: Path,
+    at_step: Callable[..., None],
+    rehearsed: None,
 ) -> None:
     several, one = tmp_path / "several", tmp_path / "one"
     several.mkdir()
