@@ -9,8 +9,8 @@ import math
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -112,7 +112,7 @@ def _fit(
 
     steps = len(rows) // config.training.cases_a_step
     bridge = _make_bridge(model, callbacks, count_tokens)
-    with capture_library_output():
+    with capture_library_output(), _keeping_precision(model):
         trainer = _make_trainer_class(model, config, bridge.add_tokens)(
             model=model.network,
             args=_arguments(config, model, steps, checkpoints),
@@ -148,6 +148,18 @@ def _fit(
         raise RunInterrupted(f"stopped by {signal.Signals(asked.by).name}{what_next}", asked.by)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return FitResult(trainer.state.global_step, losses[-1], bridge.tokens, bridge.steps_s)
+
+
+@contextmanager
+def _keeping_precision(model: AdapterModel) -> Iterator[None]:
+    """Leave the adapter in the float32 in which PEFT has made it and a checkpoint puts it back: TRL
+    casts that of a quantised base to bfloat16, where small updates round to nothing.
+    """
+    trained = [each for each in model.network.parameters() if each.requires_grad]
+    values = [parameter.data for parameter in trained]
+    yield
+    for parameter, value in zip(trained, values, strict=True):
+        parameter.data = value
 
 
 def _choose_seed(config: RunConfig, model: AdapterModel, resume_from: Path | None) -> int:

@@ -80,6 +80,14 @@ def test_a_step_does_not_depend_on_its_micro_batches(steps: Callable[..., Steps]
     assert full.fitted.tokens == one_by_one.fitted.tokens
 
 
+def test_an_adapter_on_four_bit_weights_is_trained_in_float32(steps: Callable[..., Steps]) -> None:
+    """As after a resume. TRL casts it to bfloat16, in which 1 + 2e-3 is 1."""
+    in_four_bits = steps("model.quantisation=nf4", "training.learning_rate=1e-6")
+    trained = [each for each in in_four_bits.tuned.network.parameters() if each.requires_grad]
+    assert {each.dtype for each in trained} == {torch.float32}
+    assert all(each.to(torch.bfloat16).to(torch.float32).ne(each).any() for each in trained)
+
+
 def test_no_micro_batch_is_larger_than_planned_and_the_probe_takes_the_largest(
     steps: Callable[..., Steps],
 ) -> None:
