@@ -8,6 +8,10 @@ from medexp.system import private_names
 from medexp.system.units import bytes_of_gib
 
 
+# A Granite of this shape.
+NEVER_MEASURED = ["model=llama_3_2_3b", "model.shape.family=granite"]
+
+
 @pytest.fixture(autouse=True)
 def forget_libraries():
     limits._list_unmeasured_libraries.cache_clear()
@@ -18,14 +22,15 @@ def forget_libraries():
 @pytest.mark.parametrize(
     ("model", "share"),
     [
-        ("deepseek_r1_distill_llama_8b", 0.01),
-        ("llama_3_2_3b", 0.01),
-        ("qwen3_8b", 0.01),
-        ("gemma3_4b_it", 0.03),
+        (["model=deepseek_r1_distill_llama_8b"], 0.01),
+        (["model=llama_3_2_3b"], 0.01),
+        (["model=qwen3_8b"], 0.01),
+        (["model=gemma3_4b_it"], 0.01),
+        (NEVER_MEASURED, 0.03),
     ],
 )
 def test_a_family_that_no_card_was_measured_with_leaves_more_free(resolved, model, share):
-    config = resolved("hardware=rtx4050_6gb", f"model={model}")
+    config = resolved("hardware=rtx4050_6gb", *model)
     assert limits.error_factor(config) == pytest.approx(1 + share)
     # The plan that is chosen keeps to it, and one byte more would not fit.
     chosen, _ = planner.choose_plan(config)
@@ -55,5 +60,5 @@ def test_without_a_card_nothing_is_left_free_for_one(resolved):
 def test_a_refusal_says_how_much_is_left_for_error(resolved):
     with pytest.raises(VramPlanError, match=r"\(3 % is left for error\)"):
         planner.choose_plan(
-            resolved("hardware=rtx4050_6gb", "model=gemma3_4b_it", "training.max_seq_tokens=65536")
+            resolved("hardware=rtx4050_6gb", *NEVER_MEASURED, "training.max_seq_tokens=65536")
         )

@@ -10,6 +10,7 @@ Source: transformers.models.gemma3; FORCE_FLOAT32 of unsloth.models.loader.
 from medexp.config.families.decoder_family import DecoderFamily, TextPart
 
 GEMMA3_TEXT = DecoderFamily(
+    is_measured=True,
     left_out={
         "heads": 8,
         "kv_heads": 4,
