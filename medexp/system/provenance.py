@@ -1,16 +1,20 @@
 """Where a run comes from: the packages that are installed, and the commit that is checked out."""
 
 import subprocess
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 
-def describe_environment() -> dict[str, str]:
-    """Return the version of every installed package, by name."""
+@cache
+def describe_environment() -> Mapping[str, str]:
+    """Return the version of every installed package, by name; looked up once a process."""
     # `metadata` parses the package's file at every look: it is looked at once.
     headers = (distribution.metadata for distribution in metadata.distributions())
     packages = {header["Name"]: header["Version"] for header in headers if header["Name"]}
-    return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
+    return MappingProxyType(dict(sorted(packages.items(), key=lambda item: item[0].lower())))
 
 
 def find_git_commit(folder: Path) -> str | None:

@@ -86,7 +86,7 @@ def log_start(
         tracker.log_folder(Path(config.lora.start_from), STARTED_FROM)
     tracker.log_text(with_tilde("\n".join(invocation.overrides) + "\n"), OVERRIDES)
     tracker.log_json(
-        {"packages": describe_environment(), "machine": asdict(machine.read())}, ENVIRONMENT
+        {"packages": dict(describe_environment()), "machine": asdict(machine.read())}, ENVIRONMENT
     )
 
 

@@ -15,16 +15,27 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from helpers.commands import command
+from helpers.commands import command, command_in_streams
 
 from medexp.reports.summary import NOT_FOR_CLINICAL_USE
+from medexp.sweep.workers.warm_process import can_fork
 
 ROOT = Path(__file__).parents[2]
 CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[=>]")
 
 
 def asked(words: list[str], cwd: Path, piped: str = "") -> tuple[int, str, str]:
-    """Return exit status, output and error stream of the command with `piped` as its input."""
+    """Return exit status, output and error stream of the command with `piped` as its input, where
+    this system can fork it with the training stack imported.
+    """
+    if can_fork():
+        assert words[0] == "-m"
+        return command_in_streams(words[1:], cwd, cwd.parent / f"{cwd.name}-streams", piped)
+    return asked_through_a_pipe(words, cwd, piped)
+
+
+def asked_through_a_pipe(words: list[str], cwd: Path, piped: str) -> tuple[int, str, str]:
+    """Return the same of a process that imports everything, as a user starts it."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *words],
@@ -43,7 +54,7 @@ def test_a_piped_vignette_is_answered_in_plain_text_as_it_is_stored(
     trained, tmp_path: Path
 ) -> None:
     case = json.loads((trained.artifacts / "evaluation/record.json").read_text())["cases"][0]
-    status, output, log = asked(trained.words, tmp_path, piped=case["question"] + "\n")
+    status, output, log = asked_through_a_pipe(trained.words, tmp_path, case["question"] + "\n")
     assert status == 0, log
     said, _, rest = output.partition("\n\n[")
     assert said == f"Reasoning:\n{case['tuned']['text']}"

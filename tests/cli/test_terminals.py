@@ -116,10 +116,8 @@ def test_a_run_in_an_ascii_locale_is_finished_and_keeps_what_it_was_given(
     assert not page.isascii()  # files are UTF-8 wherever they are written
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
-def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(
-    encoding: str, tiny_runs: TinyRuns
-) -> None:
+def test_the_audit_ends_well_on_a_terminal_that_lacks_its_marks(tiny_runs: TinyRuns) -> None:
+    encoding = "gbk"
     left_out = ("debug", "evaluation", "tracking.system")
     words = [
         each

@@ -34,6 +34,7 @@ QUICK = [
 ]
 
 
+READ_LATE = {"COLUMNS", "HOME", "LOGNAME", "USER"}
 # processor seconds for importing Hydra where a second is a second; CI's machine takes 0.19, an
 # older EPYC 0.3
 HYDRA_S = 0.15
@@ -173,6 +174,22 @@ def command(*words: str, cwd: Path, **environment: str) -> tuple[int, str]:
     return process.returncode, output
 
 
+def command_in_streams(
+    words: Sequence[str], cwd: Path, streams: Path, piped: str = ""
+) -> tuple[int, str, str]:
+    """Exit status, output and error stream of `python -m words...` in `cwd` with `piped` as its
+    input, forked with the training stack imported; `streams` is a new folder for the three.
+    """
+    streams.mkdir()
+    for name in with_fork_server.STREAMS:
+        (streams / name).write_text(piped if name == "stdin" else "", encoding="utf-8")
+    said = {with_fork_server.STREAMS_IN: str(streams)}
+    with WarmCommand(words[0], list(words[1:]), cwd, _inherit() | said) as process:
+        process.communicate(timeout=300)
+    assert process.returncode is not None
+    return process.returncode, *((streams / name).read_text() for name in ("stdout", "stderr"))
+
+
 def killed_at(line_part: str, words: list[str], cwd: Path) -> int:
     """Exit status of `python words...` killed outright as soon as it prints a line with
     `line_part`.
@@ -191,11 +208,12 @@ def started(
     """`python words...` under way in `cwd`, both streams in one.
 
     A command of medexp is forked with the training stack imported, as trials are. One that is given
-    an `environment` is not: libraries read theirs as they are imported.
+    an `environment` is not: libraries read theirs as they are imported. What only medexp reads, and
+    as it runs, makes no difference.
     """
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
+    env = _inherit() | environment
     match list(words):
-        case ["-m", module, *arguments] if can_fork() and not environment:
+        case ["-m", module, *arguments] if can_fork() and environment.keys() <= READ_LATE:
             return WarmCommand(module, arguments, cwd, env)
     return subprocess.Popen(
         [sys.executable, *words],
@@ -205,6 +223,10 @@ def started(
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def _inherit() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 class WarmCommand:

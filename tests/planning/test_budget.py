@@ -47,17 +47,14 @@ def budgeted(resolved):
     resolved_once = cache(resolved)
 
     def made(point: dict, *more: str):
-        shape = [
-            f"training.max_seq_tokens={point['seq']}",
-            f"training.micro_batch={point['micro_batch']}",
-        ]
-        run = resolved_once(
-            "hardware=h200_141gb",
-            *NOTHING_SAVED,
-            *shape,
-            "evaluation.answers=0",
-            *point["overrides"],
-            *more,
+        words = "hardware=h200_141gb", *NOTHING_SAVED, "evaluation.answers=0", *point["overrides"]
+        # Many points differ in length and micro-batch alone.
+        run = change_values(
+            resolved_once(*words, *more),
+            {
+                "training.max_seq_tokens": point["seq"],
+                "training.micro_batch": point["micro_batch"],
+            },
         )
         hardware = run.hardware
         saved = hardware.offload_layers, hardware.offload_embedding, hardware.checkpoint_skip_layers

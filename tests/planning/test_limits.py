@@ -7,7 +7,6 @@ from medexp.planning import limits, planner
 from medexp.system import private_names
 from medexp.system.units import bytes_of_gib
 
-
 # A Granite of this shape.
 NEVER_MEASURED = ["model=llama_3_2_3b", "model.shape.family=granite"]
 
