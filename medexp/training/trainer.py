@@ -366,14 +366,19 @@ def _make_dataset(model: AdapterModel, rows: Sequence[EncodedCase]) -> Any:
 def _make_collator(
     config: RunConfig, pad_id: int
 ) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
-    """Return a function that makes a step's rows into a batch, padded on the right and masked by
-    their length (the padding token may be EOS).
+    """Return a function that makes a step's rows into a batch, padded on the right.
+
+    Attention is causal: no token sees the padding, from which, by its labels, nothing is learnt.
+    Unsloth is given a mask all the same. Transformers is given positions in its place, as with a
+    mask its attention computes what comes later, too, and throws it away.
 
     The batch holds the whole step, by which the Trainer counts what a loss is divided by, the
     micro-batches it is trained in, and its tokens without padding. It is cut and counted before it
     is on a card: to look cases up there, or to count, waits for all that the card was given to do.
     """
     import torch
+
+    is_masked = config.hardware.engine is Engine.unsloth
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
         lengths = [len(row["input_ids"]) for row in rows]
@@ -385,8 +390,11 @@ def _make_collator(
         step = {
             "input_ids": pad([row["input_ids"] for row in rows], pad_id),
             "labels": pad([row["labels"] for row in rows], IGNORED),
-            "attention_mask": pad([[1] * length for length in lengths], 0),
         }
+        if is_masked:
+            step["attention_mask"] = pad([[1] * length for length in lengths], 0)
+        else:
+            step["position_ids"] = torch.arange(longest).expand(len(rows), -1)
 
         def cut(cases: list[int]) -> dict[str, Any]:
             width = max(lengths[case] for case in cases)
