@@ -14,8 +14,7 @@ recipe can be chosen by the one and shown by the other. Greedy, as in a run; rou
 text may turn elsewhere. With --draws each is also answered so many times at --temperature.
 
 `ask` writes OUT/answers/NAME.json after every run. `score` reads them, with the scores of
-medexp.evaluation, and writes scores.json (every metric) and a record a run and part, which
-`scorecard.build_scorecard` reads.
+medexp.evaluation, and writes scores.json (every metric), and a record and a report a run and part.
 """
 
 import argparse
@@ -44,6 +43,7 @@ from medexp.evaluation.base_prompt import make_best_prompts
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.record import Answer, build_record
 from medexp.evaluation.scorecard import build_scorecard
+from medexp.reports.run_report import ReportHeader, render_report
 
 PARTS = ("validation", "test")
 VALIDATION_CASES = 38
@@ -94,7 +94,7 @@ def ask(options: argparse.Namespace) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Score every run's answers to the questions of both parts; write the metrics and records."""
+    """Score every run's answers to the questions of both parts; write metrics, records, reports."""
     files = sorted((options.out / "answers").glob("*.json"))
     found = []
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -137,15 +137,19 @@ def _score_run(file: Path) -> list[dict[str, Any]]:
                     for arm, ways in told["arms"].items()
                 },
             )
+            scorecard = build_scorecard(record, known)
             record_file = file.parents[1] / f"{file.stem}-{part}-{way}.json"
             record_file.write_text(json.dumps(record.as_json(), ensure_ascii=False), "utf-8")
+            facts = [("cases", f"{part} part, {way} answers"), ("seed", str(told["seed"]))]
+            page = render_report(record, scorecard, ReportHeader(told["recipe"], facts))
+            record_file.with_suffix(".html").write_text(page, "utf-8")
             found.append(
                 {
                     "recipe": told["recipe"],
                     "seed": told["seed"],
                     "part": part,
                     "answers": way,
-                    "metrics": build_scorecard(record, known).metrics(),
+                    "metrics": scorecard.metrics(),
                 }
             )
             print(f"{file.stem}, {part}, {way}", flush=True)

@@ -22,7 +22,7 @@ The rules, in full:
   - has another number of the same unit, and no line has the statement's;
   - has a drug where the statement has another, and all else is the same.
   It is also contradicted when it dismisses (DISMISSAL: "rest at home", "no tests needed") what the
-  evidence acts on.
+  evidence acts on; antibiotics, scans and surgery only where it acts on these.
 - It is FABRICATED when it holds a drug-shaped word that is in no lexicon and not in the evidence, a
   dose above the maximum for drug and route (`fabrications`), or a source that the evidence does not
   name.
@@ -124,6 +124,27 @@ ACTION = re.compile(
     r"|antibiotics?|stop|biopsy|monitor\w*|check|measure|test\w*|scan|oxygen)\b",
     re.IGNORECASE,
 )
+# What may be dismissed by its name, and how the evidence acts on that.
+_NAMED_ACTIONS = tuple(
+    (re.compile(thing, re.IGNORECASE), re.compile(rf"\b(?:{action})\b", re.IGNORECASE))
+    for thing, action in (
+        (
+            "antibiotic",
+            r"antibiotics?|antimicrobials?|\w*(?:cillin|mycin|micin|cyclin|floxacin|penem)\w*|cef\w+"
+            r"|ceph\w+|co-amoxiclav|co-trimoxazole|\w*trimethoprim|metronidazole|nitrofurantoin"
+            r"|linezolid|pivmecillinam|rifampicin|rifampin",
+        ),
+        (
+            "scan|imaging",
+            r"scans?|imaging|CT|MRI|MR|ultraso\w+|x-?rays?|radiograph\w*|film|angiogra\w+|echo\w*",
+        ),
+        (
+            "surg",
+            r"surg\w+|operat\w+|theatre|explor\w+|repair|incision|drain\w*|debride\w+"
+            r"|\w+(?:ectomy|otomy|ostomy|plasty|pexy)|c(?:a|e|ae)sarean",
+        ),
+    )
+)
 SKIPPED = re.compile(r"\b(?:skip|leave out|leave off|discard)\b", re.IGNORECASE)
 LEADING_DENIAL = re.compile(
     r"(?:no|not|never|without|do not|don['’]t|there (?:is|are|was|were) no|it is not true that|the"
@@ -138,6 +159,7 @@ DEFERRAL = re.compile(
 _BULLET = re.compile(r"^\W*(?:\d+[.)]\s+)?")
 _SENTENCE = re.compile(r"(?<=[.!?。])\s+")
 _PART = re.compile(r";\s+")
+_SUBJECT_ENDS = re.compile(r"[,;:()]")
 _DRUG = "drug"
 NO_CONTENT = "no content"
 _DISMISSES = "dismisses what the evidence acts on"
@@ -312,6 +334,22 @@ class ClaimEvidence:
         return any(quantity.is_dose for quantity in self.quantities) or bool(
             ACTION.search(self.text)
         )
+
+    def acts_on(self, dismissed: str) -> bool:
+        """Does it say that what is `dismissed` must be done? Where that has a name of its own, as
+        antibiotics have, it must be named, and not be advised against.
+        """
+        # What was done before is told in a question, and no advice.
+        advice = [line for line in self.lines if line.section] or self.lines
+        for thing, action in _NAMED_ACTIONS:
+            if thing.search(dismissed):
+                return any(
+                    not is_negated(line.text, *match.span())
+                    for line in advice
+                    if not (SKIPPED.search(line.text) or FUTILE.search(line.text))
+                    for match in action.finditer(line.text)
+                )
+        return self.calls_for_action
 
 
 def gather_evidence(
@@ -531,7 +569,7 @@ def _explain_contradiction(
 ) -> str:
     dismissal = DISMISSAL.search(statement.text)
     known = evidence.text.casefold()
-    if dismissal and evidence.calls_for_action and dismissal[0].casefold() not in known:
+    if dismissal and evidence.acts_on(dismissal[0]) and dismissal[0].casefold() not in known:
         return f"{_DISMISSES}: {dismissal[0]}"
     content = statement_line.content
     if not content:
@@ -640,16 +678,32 @@ def _explain_other_number(
     for quantity in statement_line.quantities:
         if quantity.unit is None or _is_known(quantity, evidence.quantities):
             continue
+        subject = _find_subject(statement_line, quantity)
         others = [
             other
             for line in aligned
             for other in line.quantities
             if other.unit == quantity.unit
             and _extract_unit_word(other) == _extract_unit_word(quantity)
+            and _may_be_of_one_subject(subject, _find_subject(line, other))
         ]
         if others:
             return f"{quantity.text}, where the evidence has {others[0].text}"
     return ""
+
+
+def _find_subject(line: _Line, quantity: Quantity) -> frozenset[str]:
+    """Return the stems of the last word with content before `quantity`, in its part of the line."""
+    part = _SUBJECT_ENDS.split(line.text[: quantity.start])[-1]
+    for word in reversed(split_words(part)):
+        if stems := frozenset(stem for stem in stem_words(word) - FRAME if not stem.isdigit()):
+            return stems
+    return frozenset()
+
+
+def _may_be_of_one_subject(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Return False for the potassium of one line and the sodium of another."""
+    return not one or not other or bool(one & other)
 
 
 def _extract_unit_word(quantity: Quantity) -> str:

@@ -5,8 +5,8 @@ The rules, in full:
 - Words are compared in lower case, in one spelling for British and American English, without plural
   or possessive s. The longest name wins where several begin at the same word.
 - A mention is negated (NegEx, Chapman et al. 2001, doi:10.1006/jbin.2001.1029, with triggers for
-  advice: avoid, withhold, stop) when one of BEFORE stands at most REACH words before it, or one of
-  AFTER at most REACH words behind it, within the same clause.
+  advice: avoid, withhold, stop, pause) when one of BEFORE stands at most REACH words before it, or
+  one of AFTER at most REACH words behind it, within the same clause.
 - A clause ends at . ; : ! ? or a new line, and at but, although, however, except, unless. A comma
   does not end it: "no fever, cough or rash" denies all three.
 - What is ordered anew ends a denial, too (SCOPE_END): in "stop metformin and start warfarin" and in
@@ -26,8 +26,15 @@ from medexp.data.words import locate_words
 from medexp.evaluation.measures.words import POSSESSIVE, fold_spelling, to_singular
 
 REACH = 6
+# Words of advice that are none elsewhere: "pause ramipril", and not "a pause in breathing".
+_PAUSES = (
+    r"(?:(?<!\w )|(?<=and )|(?<=then )|(?<=to ))"
+    r"(?:paus(?:e|ing)|skip|leave (?:out|off)|withdraw|cease)"
+    r"(?= \w|$)(?! (?:in|and|on|between|of)\b)"
+)
 BEFORE = re.compile(
-    r"\b(?:no|not|never|without|denies|denied|avoid\w*|withhold\w*|stop|stopping|stopped|"
+    rf"\b(?:{_PAUSES}|"
+    r"no|not|never|without|denies|denied|avoid\w*|withhold\w*|stop|stopping|stopped|"
     r"hold|holding|discontinu\w+|omit\w*|"
     r"suspend\w*|absent|absence of|free of|lack\w* of|rul\w+ out|exclud\w+|rather than|instead"
     r" of|unlike|negative for|against|"
@@ -39,9 +46,9 @@ AFTER = re.compile(
     r" out|avoided|not|no|contraindicated)|(?:un|less )likely|ruled out|"
     r"excluded|should not|must not|does not|do not|would not|cannot|contraindicated|"
     r"(?:is|are|was|were|do|does|did|should|must|would)n['’]t|"
-    r"be (?:avoided|stopped|withheld|held|discontinued|omitted)|(?:was|were|been|is|are)"
+    r"be (?:avoided|stopped|paused|withheld|held|discontinued|omitted)|(?:was|were|been|is|are)"
     r" (?:considered and )?(?:dismissed|"
-    r"stopped|withheld|held|discontinued|refuted|rejected))\b",
+    r"stopped|paused|withheld|held|discontinued|refuted|rejected))\b",
     re.IGNORECASE,
 )
 _NOT = (
@@ -50,6 +57,7 @@ _NOT = (
 )
 _KEEPS = (
     r"(?:delay\w*|withh\w+|forg\w+|hesitat\w+|stop\w*|omit\w*|miss\w*|wait\w*|discontinu\w+"
+    r"|paus\w+|skip\w*"
     r"|avoid\w*|exclud\w+|rul\w+ out)"
 )
 PSEUDO = re.compile(

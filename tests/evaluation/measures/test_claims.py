@@ -116,6 +116,11 @@ def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
         ("Give aspirin 75 mg daily.", "Give aspirin 300 mg daily.", CONTRADICTED),
         ("Give aspirin 300 mg daily.", "Give aspirin 0.3 g daily.", SUPPORTED),
         ("Fever for 9 days.", "Fever for 3 days.", CONTRADICTED),
+        (
+            "Potassium 3.5 mEq/L, magnesium 1.4 mg/dL.",
+            "Dextrose with potassium; sodium 137 mEq/L, magnesium 1.4 mg/dL.",
+            NOT_IN_EVIDENCE,
+        ),
         # a drug in another's place
         (
             "Start long term warfarin for the clot.",
@@ -132,6 +137,13 @@ def test_every_shipped_reference_supports_itself_and_dismisses_nothing(lexicon):
         # dismissal
         ("Rest at home.", "Admit her at once.", CONTRADICTED),
         ("Rest at home.", "A blue bicycle.", NOT_IN_EVIDENCE),
+        # of what has a name only where the evidence acts on that
+        ("No antibiotic is needed.", "Amoxicillin 500 mg three times daily.", CONTRADICTED),
+        ("No antibiotics are needed.", "Start oseltamivir 75 mg at once.", NOT_IN_EVIDENCE),
+        ("No antibiotic is needed.", "Oseltamivir; no antibiotic at present.", NOT_IN_EVIDENCE),
+        ("No antibiotic is needed.", "Antibiotics bring little gain.", NOT_IN_EVIDENCE),
+        ("No scan is needed.", "CT of the head within an hour.", CONTRADICTED),
+        ("No surgery is needed.", "Give aspirin 300 mg at once.", NOT_IN_EVIDENCE),
         ("Rest at home.", "Rest at home, and return if breathless.", SUPPORTED),
         # nothing to check
         ("Yes.", "Admit her.", NOT_IN_EVIDENCE),
