@@ -23,12 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.answers.external import area_under_curve
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.measures.claims import (
-    check_claims,
-    count_claims,
-    gather_evidence,
-    recall_statement,
-)
+from medexp.evaluation.measures.claim_evidence import gather_evidence
+from medexp.evaluation.measures.claims import check_claims, count_claims, recall_statement
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.reference_recall import (
     MIN_SHARE,

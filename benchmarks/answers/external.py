@@ -36,16 +36,9 @@ from typing import Any
 
 from medexp.data.words import split_words
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.measures.claims import (
-    NO_CONTENT,
-    SUPPORTED,
-    CheckedClaim,
-    ClaimEvidence,
-    Statement,
-    check_statement,
-    gather_evidence,
-    split_statements,
-)
+from medexp.evaluation.measures.claim_evidence import ClaimEvidence, gather_evidence
+from medexp.evaluation.measures.claims import NO_CONTENT, SUPPORTED, CheckedClaim, check_statement
+from medexp.evaluation.measures.statements import Statement, split_statements
 from medexp.evaluation.measures.words import stem_words
 from medexp.evaluation.verifier import Item, RulesVerifier, Verifier, load_from_folder
 

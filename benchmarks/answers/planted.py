@@ -191,13 +191,13 @@ FAULTS: Sequence[Fault] = (
     ),
     Fault(
         "claims do not read polarity",
-        f"{_MEASURES}.claims",
+        f"{_MEASURES}.claim_evidence",
         set_to("is_negated", lambda *_: False),
         (f"{_TESTS}/test_claims.py",),
     ),
     Fault(
         "a repeated statement counts again",
-        f"{_MEASURES}.claims",
+        f"{_MEASURES}.statements",
         set_to("_drop_repeats", iter),
         (f"{_TESTS}/test_claims.py",),
     ),

@@ -32,9 +32,11 @@ from pathlib import Path
 from typing import Any
 
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.measures.claims import check_claims, gather_evidence, split_statements
+from medexp.evaluation.measures.claim_evidence import gather_evidence
+from medexp.evaluation.measures.claims import check_claims
 from medexp.evaluation.measures.corruptions import corrupt_item
 from medexp.evaluation.measures.sections import SECTIONS, parse_sections
+from medexp.evaluation.measures.statements import split_statements
 from medexp.evaluation.verifier import Item, judge_prompt
 
 HERE = Path(__file__).parent

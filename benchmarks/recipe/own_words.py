@@ -41,7 +41,8 @@ from medexp.evaluation.base_prompt import (
     render_request,
 )
 from medexp.evaluation.measures import lexicon
-from medexp.evaluation.measures.claims import CONTRADICTED, check_claims, gather_evidence
+from medexp.evaluation.measures.claim_evidence import gather_evidence
+from medexp.evaluation.measures.claims import CONTRADICTED, check_claims
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.safety import (
     find_harmful_advice,

@@ -14,12 +14,8 @@ from statistics import fmean
 
 from medexp.data.cases import parse_items
 from medexp.data.words import split_words
-from medexp.evaluation.measures.claims import (
-    CONTRADICTED,
-    FABRICATED,
-    check_claims,
-    gather_evidence,
-)
+from medexp.evaluation.measures.claim_evidence import gather_evidence
+from medexp.evaluation.measures.claims import CONTRADICTED, FABRICATED, check_claims
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.contradictions import Contradiction, find_contradictions
 from medexp.evaluation.measures.contrast_pairs import mark_pairs_told_apart

@@ -27,7 +27,8 @@ from typing import Any, Protocol
 
 from medexp.errors import ModelError, first_line
 from medexp.evaluation.measures.assertion_strength import measure_assertion_strength
-from medexp.evaluation.measures.claims import check_claims, gather_evidence
+from medexp.evaluation.measures.claim_evidence import gather_evidence
+from medexp.evaluation.measures.claims import check_claims
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.measures.words import extract_answer
 

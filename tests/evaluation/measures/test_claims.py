@@ -10,20 +10,19 @@ import pytest
 from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.config.shipped import find_conf_dir
+from medexp.evaluation.measures.claim_evidence import gather_evidence
 from medexp.evaluation.measures.claims import (
     CONTRADICTED,
     FABRICATED,
     NOT_IN_EVIDENCE,
     SUPPORTED,
     ClaimCounts,
-    Statement,
     check_claims,
     check_statement,
     count_claims,
-    gather_evidence,
     recall_statement,
-    split_statements,
 )
+from medexp.evaluation.measures.statements import Statement, split_statements
 
 CASES = [
     json.loads(line)
