@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict
 from medexp.config.schema import Resume, RunConfig
 from medexp.errors import BadInput, ConfigError
 from medexp.sweep.search import labels
-from medexp.sweep.search.metric_names import find_metric_problem
+from medexp.sweep.search.metric_names import find_metric_problem, find_missing_setting
 from medexp.sweep.search.options import SweepOptions
 from medexp.sweep.search.proposal import resolve_config
 from medexp.sweep.search.search_space import SearchSpace, Value
@@ -110,6 +110,7 @@ class SweepSpec:
         # Another launcher may start its trials on a machine with a card that this one lacks.
         is_local = "medexp_launcher" in launcher
         base_config = self._resolve_base_config(first_point, needs_card=is_local)
+        self._check_measured(base_config)
         self._check_range_ends(first_point)
         return base_config
 
@@ -128,15 +129,31 @@ class SweepSpec:
 
     def _check_metrics(self) -> None:
         """Raises ConfigError for an objective or a constraint that no run logs."""
-        metrics = {"objective": self.options.objectives, "constraints": self.options.constraints}
         problems = [
             f"hydra.sweeper.{option}: {problem}"
-            for option, names in metrics.items()
-            for name in names
+            for option, name in self._list_metrics()
             if (problem := find_metric_problem(name))
         ]
         if problems:
             raise ConfigError(problems)
+
+    def _check_measured(self, base_config: RunConfig) -> None:
+        """Raises ConfigError for one that the trials of this sweep do not measure."""
+        evaluation = base_config.evaluation
+        problems = [
+            f"hydra.sweeper.{option}: no trial measures {name}, as"
+            f" evaluation.answers={evaluation.answers} and"
+            f" evaluation.likelihoods={str(evaluation.likelihoods).lower()}; set {setting}"
+            for option, name in self._list_metrics()
+            if (setting := find_missing_setting(name, evaluation))
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def _list_metrics(self) -> list[tuple[str, str]]:
+        """Return every metric that trials are chosen by, each after the option that names it."""
+        asked = {"objective": self.options.objectives, "constraints": self.options.constraints}
+        return [(option, name) for option, names in asked.items() for name in names]
 
     def _resolve_base_config(self, first_point: Mapping[str, Value], needs_card: bool) -> RunConfig:
         """Return the fixed part as a config, completed by the first point where it needs that."""

@@ -30,6 +30,7 @@ def test_the_winner_has_the_length_of_the_run_without_the_preset_and_is_not_lost
     assert final["lora.r"] == 4
     assert (final["training.max_steps"], final["training.warmup_steps"]) == (60, 5)
     assert (final["evaluation.answers"], final["tracking.log_adapter"]) == (8, True)
+    assert final["evaluation.likelihoods"] is True
     assert (final["training.learning_rate"], final["evaluation.every_steps"]) == (1e-3, 7)
     assert final["sweep"] == "grid_rank"
     assert "dataset.validation" not in final

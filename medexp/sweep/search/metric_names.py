@@ -6,9 +6,11 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
+from medexp.config.schema import Evaluation
 from medexp.errors import nearest
+from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES
 from medexp.evaluation.paired_stats import compare_pairs
-from medexp.evaluation.scorecard import MEASURES, MeasureResult, Scorecard
+from medexp.evaluation.scorecard import BY_KEY, LOSS_PARTS, MEASURES, MeasureResult, Scorecard
 from medexp.reports import summary
 
 # Metrics of these families depend on the machine and the run, so any name is allowed there.
@@ -31,6 +33,16 @@ def find_metric_problem(name: str) -> str:
         f"{name} is no metric of a run{nearest(name, _known_metrics())}; metrics begin with"
         f" {', '.join(_metric_families())}"
     )
+
+
+def find_missing_setting(name: str, evaluation: Evaluation) -> str:
+    """Return what must be set for a run of this evaluation to log `name`, "" where nothing must."""
+    family, key, *figure = [*name.split("/"), ""]
+    if family != "eval" or not any(figure) or key not in BY_KEY or key in LOSS_PARTS:
+        return ""
+    if key in LIKELIHOOD_MEASURES:
+        return "" if evaluation.likelihoods else "evaluation.likelihoods=true"
+    return "" if evaluation.answers else "evaluation.answers=8"
 
 
 def _is_benchmark_metric(name: str) -> bool:

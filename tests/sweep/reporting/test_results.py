@@ -185,7 +185,9 @@ def test_the_presets_of_a_sweep_fit_the_hardware(composed):
         OmegaConf.to_container(card.hydra.sweeper.params, resolve=True)["training.max_seq_tokens"]
         == "range(1024, 16385, 1024)"
     )
-    assert (cpu.hydra.sweeper.n_trials, cpu.evaluation.answers) == (8, 0)
+    assert cpu.hydra.sweeper.n_trials == 8
+    # What takes as long as a quarter of a trial, and chooses nothing.
+    assert (cpu.evaluation.answers, cpu.evaluation.likelihoods) == (0, False)
 
 
 def test_sweepers_that_begin_at_once_share_one_run_in_mlflow(opened, tmp_path):
