@@ -52,8 +52,8 @@ _NAMED_ACTIONS = tuple(
     for thing, action in (
         (
             "antibiotic",
-            r"antibiotics?|antimicrobials?|\w*(?:cillin|mycin|micin|cyclin|floxacin|penem)\w*|cef\w+"
-            r"|ceph\w+|co-amoxiclav|co-trimoxazole|\w*trimethoprim|metronidazole|nitrofurantoin"
+            r"antibiotics?|antimicrobials?|\w*(?:cillin|mycin|micin|cyclin|floxacin|penem)\w*"
+            r"|cef\w+|ceph\w+|co-amoxiclav|co-trimoxazole|\w*trimethoprim|metronidazole|nitrofurantoin"
             r"|linezolid|pivmecillinam|rifampicin|rifampin",
         ),
         (
