@@ -14,7 +14,7 @@ from typing import Any
 from medexp.config.schema import Engine
 from medexp.data.batching import batch_into_fewest
 from medexp.evaluation.record import Answer
-from medexp.models.adapter_model import AdapterModel
+from medexp.models.adapter_model import ATTENTION, AdapterModel
 
 
 @dataclass(frozen=True)
@@ -200,15 +200,15 @@ def _plain_attention_on_cpu(model: AdapterModel) -> Iterator[None]:
     """Have attention be products and a softmax while a CPU decodes: torch's fused attention takes 4
     to 15 times as long for a single token (benchmarks/generation). For many it is the quicker one.
     """
-    network = model.network.get_base_model()
     if model.device.type != "cpu":
         yield
         return
+    network = model.network.get_base_model()
     network.set_attn_implementation("eager")
     try:
         yield
     finally:
-        network.set_attn_implementation("sdpa")
+        network.set_attn_implementation(ATTENTION)
 
 
 @contextmanager

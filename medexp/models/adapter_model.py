@@ -10,6 +10,9 @@ from medexp.config.schema import Dtype
 from medexp.models.backend import Backend
 from medexp.models.patches.unsloth_scratch import release_scratch
 
+# The attention that a model is loaded with where Unsloth has no kernels of its own, by its name in
+# Transformers.
+ATTENTION = "sdpa"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -23,7 +23,7 @@ from medexp.config.schema import (
     RunConfig,
 )
 from medexp.errors import HostMemoryError, ModelError
-from medexp.models.adapter_model import AdapterModel
+from medexp.models.adapter_model import ATTENTION, AdapterModel
 from medexp.models.backend import Backend, capture_library_output
 from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
 from medexp.models.patches.gradient_check import (
@@ -169,7 +169,7 @@ def _load_with_peft(
         dtype=_choose_dtype(config.hardware),
         # Of several cards each process has made one its own.
         device_map={"": _find_device(config.hardware)},
-        attn_implementation="sdpa",
+        attn_implementation=ATTENTION,
         **_make_quantisation_config(config.model, config.hardware, stack),
         **_make_text_options(config.model, weights, stack),
     )

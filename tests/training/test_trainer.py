@@ -140,18 +140,16 @@ def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(
         "no",
         False,
     )
-    whole = trainer._make_collator(made.run, 0)(
-        [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}]
-    )
+    rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}]
+    whole = trainer._make_collator(made.run, 0)(rows)
     together = whole[trainer.MICRO_BATCHES]
     assert [
         token for batch in together for row in batch["input_ids"].tolist() for token in row if token
     ] == [1, 2, 3, 4]
     assert whole[trainer.TOKENS] == 4
     assert all("attention_mask" not in batch for batch in together)
-    masked = trainer._make_collator(
-        change_values(made.run, {"hardware.engine": Engine.unsloth}), 0
-    )([{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}])
+    with_unsloth = change_values(made.run, {"hardware.engine": Engine.unsloth})
+    masked = trainer._make_collator(with_unsloth, 0)(rows)
     assert masked["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 

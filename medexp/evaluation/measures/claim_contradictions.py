@@ -20,7 +20,12 @@ import re
 from collections.abc import Sequence
 
 from medexp.data.words import split_words
-from medexp.evaluation.measures.claim_evidence import FRAME, ClaimEvidence, EvidenceLine, is_known
+from medexp.evaluation.measures.claim_evidence import (
+    ClaimEvidence,
+    EvidenceLine,
+    is_known,
+    keep_content,
+)
 from medexp.evaluation.measures.quantities import Quantity
 from medexp.evaluation.measures.statements import Statement
 from medexp.evaluation.measures.words import stem_words, to_singular
@@ -98,8 +103,11 @@ def explain_contradiction(
 ) -> str:
     """Return why the evidence contradicts `statement`, nothing where it does not."""
     dismissal = DISMISSAL.search(statement.text)
-    known = evidence.text.casefold()
-    if dismissal and evidence.acts_on(dismissal[0]) and dismissal[0].casefold() not in known:
+    if (
+        dismissal
+        and dismissal[0].casefold() not in evidence.text.casefold()
+        and evidence.acts_on(dismissal[0])
+    ):
         return f"{DISMISSES}: {dismissal[0]}"
     content = statement_line.content
     if not content:
@@ -229,7 +237,7 @@ def _find_subject(line: EvidenceLine, quantity: Quantity) -> frozenset[str]:
     """Return the stems of the last word with content before `quantity`, in its part of the line."""
     part = _SUBJECT_ENDS.split(line.text[: quantity.start])[-1]
     for word in reversed(split_words(part)):
-        if stems := frozenset(stem for stem in stem_words(word) - FRAME if not stem.isdigit()):
+        if stems := keep_content(stem_words(word)):
             return stems
     return frozenset()
 

@@ -53,8 +53,8 @@ _NAMED_ACTIONS = tuple(
         (
             "antibiotic",
             r"antibiotics?|antimicrobials?|\w*(?:cillin|mycin|micin|cyclin|floxacin|penem)\w*"
-            r"|cef\w+|ceph\w+|co-amoxiclav|co-trimoxazole|\w*trimethoprim|metronidazole|nitrofurantoin"
-            r"|linezolid|pivmecillinam|rifampicin|rifampin",
+            r"|cef\w+|ceph\w+|co-amoxiclav|co-trimoxazole|\w*trimethoprim|metronidazole"
+            r"|nitrofurantoin|linezolid|pivmecillinam|rifampicin|rifampin",
         ),
         (
             "scan|imaging",
@@ -73,6 +73,11 @@ DEFERRAL = re.compile(
     r"\b(?:hold|holding|held|withh[eo]ld\w*|delay\w*|postpon\w+|defer\w*|paus\w+|off)\b",
     re.IGNORECASE,
 )
+
+
+def keep_content(stems: frozenset[str]) -> frozenset[str]:
+    """Return those of `stems` that have content: no word of FRAME, and no number."""
+    return frozenset(stem for stem in stems - FRAME if not stem.isdigit())
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class EvidenceLine:
     @property
     def content(self) -> frozenset[str]:
         """Its content words."""
-        return frozenset(stem for stem in self.stems - FRAME if not stem.isdigit())
+        return keep_content(self.stems)
 
     @cached_property
     def normal(self) -> str:
@@ -120,14 +125,18 @@ class EvidenceLine:
         return tuple(find_mentions(self.text, self.lexicon))
 
     @cached_property
+    def is_discouraging(self) -> bool:
+        """Does it name what it advises against, as "antibiotics bring little" and "skip the drops"
+        do?
+        """
+        return bool(SKIPPED.search(self.text) or FUTILE.search(self.text))
+
+    @cached_property
     def polarity(self) -> dict[str, bool | None]:
         """Whether each stem is denied; affirmed wins where it stands twice, and None is unknown: it
         would be denied by what stands before a comma ("no cough, fever"), or is only put off.
         """
         denied: dict[str, bool | None] = {}
-        # "Antibiotics bring little" and "skip the drops" name what they advise against: a denial of
-        # it is no contradiction, and neither is an advice that this line does not read as one.
-        is_discouraging = bool(SKIPPED.search(self.text) or FUTILE.search(self.text))
         defers = DEFERRAL.search(self.text)
         for _, start, end in locate_words(self.text):
             is_denied: bool | None = is_negated(self.text, start, end)
@@ -136,7 +145,8 @@ class EvidenceLine:
             for stem in stem_words(self.text[start:end]):
                 known = denied.get(stem, is_denied)
                 denied[stem] = is_denied if known == is_denied else False
-        if is_discouraging:
+        if self.is_discouraging:
+            # To deny what it names is no contradiction, read here as a denial or not.
             return {stem: is_denied or None for stem, is_denied in denied.items()}
         return denied
 
@@ -197,7 +207,7 @@ class ClaimEvidence:
                 return any(
                     not is_negated(line.text, *match.span())
                     for line in advice
-                    if not (SKIPPED.search(line.text) or FUTILE.search(line.text))
+                    if not line.is_discouraging
                     for match in action.finditer(line.text)
                 )
         return self.calls_for_action

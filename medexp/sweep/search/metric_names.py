@@ -37,8 +37,9 @@ def find_metric_problem(name: str) -> str:
 
 def find_missing_setting(name: str, evaluation: Evaluation) -> str:
     """Return what must be set for a run of this evaluation to log `name`, "" where nothing must."""
-    family, key, *figure = [*name.split("/"), ""]
-    if family != "eval" or not any(figure) or key not in BY_KEY or key in LOSS_PARTS:
+    family, _, rest = name.partition("/")
+    key, _, figure = rest.partition("/")
+    if family != "eval" or not figure or key not in BY_KEY or key in LOSS_PARTS:
         return ""
     if key in LIKELIHOOD_MEASURES:
         return "" if evaluation.likelihoods else "evaluation.likelihoods=true"
