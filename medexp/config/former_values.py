@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 FORMER_VALUES: dict[str, object] = {
     "model.shape.window": None,
     "hardware.cards": 1,
+    "hardware.fp8": False,
     "dataset.validation": 0,
     "dataset.stratify_by": [],
     "dataset.format": "auto",

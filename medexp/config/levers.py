@@ -27,12 +27,15 @@ class MemoryLever:
         return f"hardware.{self.name}"
 
 
+# hardware.fp8 with which forward passes are rounded, too
+ALL_PASSES = "all"
 MEMORY_LEVERS = (
     MemoryLever("offload_layers", "streamed_layers", counts_layers=True),
     MemoryLever("offload_embedding", "embedding_on_host"),
     MemoryLever("checkpoint_skip_layers", "kept_layers", counts_layers=True, words=("auto", "max")),
     MemoryLever("offload_activations", "kept_on_host"),
     MemoryLever("compile_layers", "compiled"),
+    MemoryLever("fp8", "fp8", words=("auto", ALL_PASSES)),
     MemoryLever("tile_mlp", "tiled_mlp"),
     MemoryLever("page_optimizer", "paged", needs_unsloth=False),
 )

@@ -262,6 +262,7 @@ class Hardware(Group):
     checkpoint_skip_layers: Any = MISSING
     offload_activations: Any = MISSING
     compile_layers: Any = MISSING
+    fp8: Any = MISSING
     tile_mlp: Any = MISSING
     page_optimizer: Any = MISSING
     recompute_last_product: bool = MISSING

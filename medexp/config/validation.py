@@ -12,7 +12,7 @@ from medexp.config.adapter_init import explain_init, is_offered_init
 from medexp.config.families.registry import describe_family
 from medexp.config.families.sizes import PROJECTIONS, list_linear_sizes
 from medexp.config.flatten import format_value
-from medexp.config.levers import MEMORY_LEVERS
+from medexp.config.levers import ALL_PASSES, MEMORY_LEVERS
 from medexp.config.schema import (
     Benchmark,
     Bias,
@@ -146,7 +146,7 @@ def _check_engine(config: RunConfig) -> Iterator[str]:
         if hardware.engine is Engine.transformers and is_used:
             nothing = 0 if lever.counts_layers else "false"
             yield (
-                f"{lever.key}={value} is a lever of hardware.engine=unsloth; with"
+                f"{lever.key}={str(value).lower()} is a lever of hardware.engine=unsloth; with"
                 f" {hardware.engine.value} set it to {nothing}"
             )
     if (
@@ -239,6 +239,8 @@ def _check_levers(config: RunConfig) -> Iterator[str]:
             "hardware.tile_mlp=true does not go with hardware.compile_layers=true; set"
             " compile_layers to auto or false"
         )
+    if config.hardware.fp8 in (True, ALL_PASSES) and config.hardware.engine is Engine.unsloth:
+        yield from _check_fp8(config)
     if (
         config.hardware.page_optimizer is True
         and config.training.optimizer is Optimizer.adamw_torch
@@ -247,6 +249,24 @@ def _check_levers(config: RunConfig) -> Iterator[str]:
             "hardware.page_optimizer=true pages an 8-bit optimizer; set"
             " training.optimizer=adamw_8bit or page_optimizer=auto"
         )
+
+
+def _check_fp8(config: RunConfig) -> Iterator[str]:
+    hardware, lora = config.hardware, config.lora
+    unfit = (
+        (hardware.dtype is not Dtype.bfloat16, "hardware.dtype", hardware.dtype.value, "bfloat16"),
+        (hardware.compile_layers is False, "hardware.compile_layers", "false", "auto"),
+        (hardware.tile_mlp is True, "hardware.tile_mlp", "true", "auto"),
+        (lora.dropout > 0, "lora.dropout", f"{lora.dropout:g}", "0"),
+        (lora.dora, "lora.dora", "true", "false"),
+        (lora.bias is not Bias.none, "lora.bias", lora.bias.value, "none"),
+    )
+    for is_unfit, key, value, instead in unfit:
+        if is_unfit:
+            yield (
+                f"hardware.fp8={str(hardware.fp8).lower()} does not go with {key}={value}; set"
+                f" {key}={instead}, or hardware.fp8=false"
+            )
 
 
 def _check_optimizer(config: RunConfig) -> Iterator[str]:
@@ -294,11 +314,11 @@ def _check_family(config: RunConfig) -> Iterator[str]:
         )
     if hardware.engine is not Engine.unsloth or described.runs_fused_kernels:
         return
-    for name in ("tile_mlp", "offload_activations"):
-        if getattr(hardware, name) is True:
+    for name in ("tile_mlp", "offload_activations", "fp8"):
+        if (value := getattr(hardware, name)) not in (False, "auto"):
             yield (
-                f"hardware.{name}=true needs Unsloth's own kernels, which it has not for family"
-                f" {family} (model={config.model.name}); set it to auto or false"
+                f"hardware.{name}={str(value).lower()} needs Unsloth's own kernels, which it has"
+                f" not for family {family} (model={config.model.name}); set it to auto or false"
             )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.families.registry import describe_family, find_text_part
-from medexp.config.families.sizes import name_targets
+from medexp.config.families.sizes import list_linear_sizes, name_targets
+from medexp.config.levers import ALL_PASSES
 from medexp.config.model_shape import check_shape
 from medexp.config.schema import (
     Checkpointing,
@@ -22,7 +23,7 @@ from medexp.config.schema import (
     Quantisation,
     RunConfig,
 )
-from medexp.errors import HostMemoryError, ModelError
+from medexp.errors import HostMemoryError, MachineError, ModelError
 from medexp.models.adapter_model import ATTENTION, AdapterModel
 from medexp.models.backend import Backend, capture_library_output
 from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
@@ -30,6 +31,7 @@ from medexp.models.patches.gradient_check import (
     LayerRecipe,
     find_difference_once,
     make_offloading_patch,
+    make_rounding_patch,
     make_scratch_patch,
     make_shortening_patch,
 )
@@ -42,7 +44,7 @@ from medexp.models.patches.mlp_recompute import (
 from medexp.models.tokenizer import refuse_unreadable, revision_of
 from medexp.models.weights import Weights
 from medexp.planning.memory_terms import Levers
-from medexp.planning.step_memory import is_shortened, waiting_bytes
+from medexp.planning.step_memory import is_offloaded, is_shortened, waiting_bytes
 from medexp.system import private_names
 
 
@@ -244,7 +246,11 @@ def _load_with_unsloth(
         return network, (), None
     kernels = stack.unsloth.kernels
     scratch_stays = find_reason_to_keep_scratch(config, network, kernels.utils, stack)
-    notes = shorten_recomputation(config, network, kernels.fast_lora, stack)
+    notes = (
+        round_products(config, network, kernels.fast_lora, stack)
+        if hardware.fp8
+        else shorten_recomputation(config, network, kernels.fast_lora, stack)
+    )
     if pieces is not None:
         offload_kept_activations(config, network, pieces, stack)
     if scratch_stays is None:
@@ -279,6 +285,48 @@ def shorten_recomputation(
             f"{whole} of {asked} recomputed layers compute their last product, which nobody reads:"
             f" {why or 'their MLP is not the one that medexp knows'}. Steps take a few percent"
             " longer than planned; hardware.recompute_last_product=true plans for it"
+        ),
+    )
+
+
+def round_products(
+    config: RunConfig, network: Any, kernels: Any, stack: Backend
+) -> tuple[str, ...]:
+    """Let the layers of `network` compute their products in FP8; returns what the user should be
+    told: also that this card or this Unsloth cannot, where the plan chose it.
+
+    Raises: MachineError where they cannot and it was asked for.
+    """
+    from medexp.models.patches import fp8_layers
+
+    rounds_forward, shortens = config.hardware.fp8 == ALL_PASSES, is_shortened(config)
+    why = fp8_layers.find_reason_against_fp8(kernels) or find_difference_once(
+        f"fp8_products, {config.hardware.fp8}",
+        make_rounding_patch(kernels, rounds_forward, shortens),
+        _make_recipe(config, list_decoder_layers(network)[0].mlp, stack),
+        fp8_layers.TOLERANCE,
+    )
+    if why is not None and config.asked.get("hardware.fp8") == "auto":
+        note = (
+            f"products cannot be computed in FP8: {why}; all products are computed in 16 bits, and"
+            " steps take longer than planned"
+        )
+        return (note, *shorten_recomputation(config, network, kernels, stack))
+    if why is not None:
+        raise MachineError(f"products cannot be computed in FP8: {why}; set hardware.fp8=false")
+
+    def is_recomputed(layer: Any) -> bool:
+        return is_offloaded(config) and not is_kept(layer)
+
+    passes = fp8_layers.FP8Passes(is_recomputed, rounds_forward, shortens)
+    count = fp8_layers.multiply_in_fp8(network, kernels, passes)
+    asked = len(list_linear_sizes(config.model.shape)) * config.model.shape.layers
+    if count == asked:
+        return ()
+    return (
+        (
+            f"{count} of {asked} products of the layers are computed in FP8, as only those with an"
+            " adapter that Unsloth fuses are; steps take longer than planned"
         ),
     )
 

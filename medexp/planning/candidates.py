@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from medexp.config.schema import Device, Engine, Optimizer, Planning, RunConfig
+from medexp.config.schema import Device, Dtype, Engine, Optimizer, Planning, RunConfig
 from medexp.planning.budget import Budgets
 from medexp.planning.limits import card_room_bytes, host_room_bytes
 from medexp.planning.memory_terms import Levers
@@ -24,8 +24,10 @@ def list_candidates(budgets: Budgets, last_resorts: bool) -> Iterator[Levers]:
         _list_variants(config, last_resorts),
         _list_streamed_counts(config),
     )
-    for size, on_host, (compiled, tiled, paged), streamed in choices:
-        plain = Levers(size, effective // size, streamed, on_host, 0, compiled, tiled, paged)
+    for size, on_host, (compiled, tiled, paged, fp8), streamed in choices:
+        plain = Levers(
+            size, effective // size, streamed, on_host, 0, compiled, tiled, paged, fp8=fp8
+        )
         yield from _add_kept_layers(budgets, plain)
 
 
@@ -39,7 +41,7 @@ def least_memory(budgets: Budgets) -> Iterator[Levers]:
         max(_list_streamed_counts(config)),
         config.model.shape.layers - (asked if isinstance(asked, int) else 0),
     )
-    for compiled, tiled, paged in _list_variants(config, last_resorts=True):
+    for compiled, tiled, paged, fp8 in _list_variants(config, last_resorts=True):
         yield from _add_kept_layers(
             budgets,
             Levers(
@@ -51,6 +53,7 @@ def least_memory(budgets: Budgets) -> Iterator[Levers]:
                 compiled,
                 tiled,
                 paged,
+                fp8=fp8,
             ),
         )
 
@@ -71,9 +74,12 @@ def _list_micro_batches(config: RunConfig) -> list[int]:
     )
 
 
-def _list_variants(config: RunConfig, last_resorts: bool) -> list[tuple[bool, bool, bool]]:
-    """Return (compiled, tiled MLP, paged optimizer), what takes least memory last. A tiled MLP does
-    not go with compiled layers, and what Unsloth does not fuse takes least when it is compiled."""
+def _list_variants(
+    config: RunConfig, last_resorts: bool
+) -> list[tuple[bool, bool, bool, bool | str]]:
+    """Return (compiled, tiled MLP, paged optimizer, products in FP8), what takes least memory last.
+    A tiled MLP does not go with compiled layers, products in FP8 go with no others, and what
+    Unsloth does not fuse takes least when it is compiled."""
     unsloth, fused = config.hardware.engine is Engine.unsloth, is_fused(config)
     compiled = _list_settings(
         config.hardware.compile_layers,
@@ -84,9 +90,26 @@ def _list_variants(config: RunConfig, last_resorts: bool) -> list[tuple[bool, bo
     )
     can_page = config.training.optimizer is Optimizer.adamw_8bit and last_resorts
     paged = _list_settings(config.hardware.page_optimizer, [False, True] if can_page else [False])
+    asked = config.hardware.fp8
+    can_round = asked == "auto" and can_round_products(config)
+    fp8 = [False, True] if can_round else [False if asked == "auto" else asked]
     return [
-        variant for variant in product(compiled, tiled, paged) if not (variant[0] and variant[1])
+        variant
+        for variant in product(compiled, tiled, paged, fp8)
+        if not (variant[0] and variant[1]) and (variant[0] or not variant[3])
     ]
+
+
+def can_round_products(config: RunConfig) -> bool:
+    """Return whether products with frozen weights can be computed in FP8: in bfloat16 runs whose
+    adapters Unsloth fuses, without dropout."""
+    hardware = config.hardware
+    return (
+        hardware.engine is Engine.unsloth
+        and hardware.dtype is Dtype.bfloat16
+        and is_fused(config)
+        and config.lora.dropout == 0
+    )
 
 
 def _list_settings(lever: object, choices: list[bool]) -> list[bool]:

@@ -45,7 +45,9 @@ class Levers:
 
     `compiled` decoder layers run faster and hold more; with `tiled_mlp` the MLP is computed a few
     thousand tokens at a time, and once more in the backward pass; a `paged` optimizer keeps its
-    state in host memory. What `kept_layers` save waits in host memory with `kept_on_host`.
+    state in host memory. What `kept_layers` save waits in host memory with `kept_on_host`. With
+    `fp8` products with frozen weights are rounded where they are computed again and for gradients,
+    with `ALL_PASSES` everywhere: the one lever that changes a result.
     """
 
     micro_batch: int
@@ -57,6 +59,7 @@ class Levers:
     tiled_mlp: bool = False
     paged: bool = False
     kept_on_host: bool = False
+    fp8: bool | str = False
 
     @property
     def waiting_layers(self) -> int:

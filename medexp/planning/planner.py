@@ -13,7 +13,7 @@ from functools import partial
 
 from medexp.config.changes import change_values
 from medexp.config.flatten import flatten
-from medexp.config.levers import MEMORY_LEVERS
+from medexp.config.levers import ALL_PASSES, MEMORY_LEVERS
 from medexp.config.schema import Device, Engine, Planning, RunConfig
 from medexp.planning.candidates import list_candidates
 from medexp.planning.feasibility import make_refusal, resize_run, spell_layers
@@ -206,6 +206,11 @@ def describe_plan(plan: Plan, ceiling_gib: float | None) -> str:
         [f"{spell_layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
     )
     parts += ["layers not compiled"] if is_eager else []
+    parts += (
+        [f"{'all products' if levers.fp8 == ALL_PASSES else 'gradients'} in FP8"]
+        if levers.fp8
+        else []
+    )
     parts += ["MLP in tiles"] if levers.tiled_mlp else []
     parts += ["optimizer state paged"] if levers.paged else []
     of = f" of {ceiling_gib:g}" if ceiling_gib else ""

@@ -8,6 +8,7 @@ rates are the card's own, published in its preset or measured by `medexp.calibra
 from dataclasses import dataclass, replace
 
 from medexp.config.families.sizes import count_layer_parameters, query_width, sum_attended
+from medexp.config.levers import ALL_PASSES
 from medexp.config.schema import ModelShape, Quantisation, RunConfig
 from medexp.planning.budget import Budgets, streamed_link_bytes
 from medexp.planning.memory_terms import Budget, Levers
@@ -34,6 +35,9 @@ EAGER_COST = 1.016
 # measured points (benchmarks/train), two of them at the pace of a laptop's card, were 3 to 24 %
 # faster than this says, none slower.
 BUSY_LINK, OVERLAP = 0.6, 4
+# Products in FP8 against 16-bit ones, their rounding counted: an 8B shape with all of them in FP8
+# took 1.33 times the tokens of one with none, in one call (benchmarks/train, 2026-11-30).
+FP8_SPEED = 1.5
 # TFLOP/s, GB/s, GB/s where a preset is silent: only the order of plans is then meant
 DEFAULT_CARD = (100.0, 1000.0, 12.0)
 
@@ -87,7 +91,8 @@ def estimate_micro_batch(config: RunConfig, levers: Levers) -> MicroBatch:
         if is_shortened(config) and not levers.tiled_mlp
         else 0
     )
-    products_s = BESIDE_WIDE_PRODUCTS * (flops - 2 * left_out) / (tflops * 1e12)
+    spared = _flops_spared_by_fp8(shape, levers, recomputed, left_out)
+    products_s = BESIDE_WIDE_PRODUCTS * (flops - 2 * left_out - spared) / (tflops * 1e12)
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
     is_quantised = config.model.quantisation is Quantisation.nf4
@@ -116,6 +121,7 @@ def estimate_short_micro_batch(config: RunConfig) -> MicroBatch:
         kept_layers=kept,
         compiled=hardware.compile_layers is True,
         tiled_mlp=hardware.tile_mlp is True,
+        fp8=hardware.fp8 if hardware.fp8 != "auto" else False,
     )
     whole = estimate_micro_batch(config, levers)
     streamed_s = streamed_link_bytes(config, streamed) / (_effective_rates(config)[2] * 1e9)
@@ -134,7 +140,7 @@ class Predictions:
     def __init__(self, config: RunConfig):
         self.budgets = Budgets(config)
         self._config, self._link_a_s = config, _effective_rates(config)[2] * 1e9
-        self._micro_batches: dict[tuple[int, bool, bool], MicroBatch] = {}
+        self._micro_batches: dict[tuple[object, ...], MicroBatch] = {}
 
     def of(self, levers: Levers) -> Plan:
         """Return `predict_plan` of the run with `levers`."""
@@ -164,7 +170,7 @@ class Predictions:
         )
 
     def _micro_batch(self, levers: Levers) -> MicroBatch:
-        key = (levers.kept_layers, levers.compiled, levers.tiled_mlp)
+        key = (levers.kept_layers, levers.compiled, levers.tiled_mlp, levers.fp8)
         if (known := self._micro_batches.get(key)) is None:
             known = self._micro_batches[key] = estimate_micro_batch(self._config, levers)
         return known
@@ -178,6 +184,19 @@ def _effective_rates(config: RunConfig) -> tuple[float, float, float]:
         rate or default for rate, default in zip(known, DEFAULT_CARD, strict=True)
     )
     return tflops, memory, link
+
+
+def _flops_spared_by_fp8(
+    shape: ModelShape, levers: Levers, recomputed: float, left_out: float
+) -> float:
+    """Return what rounded products take less than exact ones, as operations a token at the rate of
+    the exact: every pass, or all but the first. Of a layer that is not recomputed the first is the
+    only forward pass."""
+    if not levers.fp8:
+        return 0
+    weights = shape.layers * count_layer_parameters(shape)
+    passes = (2 if levers.fp8 == ALL_PASSES else 1) + recomputed
+    return (1 - 1 / FP8_SPEED) * 2 * (passes * weights - left_out)
 
 
 def _flops_per_token(shape: ModelShape, seq: int, recomputed: float) -> float:

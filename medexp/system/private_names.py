@@ -153,6 +153,13 @@ SWIGLU = PrivateName("unsloth", "kernels.fast_lora.swiglu_fg_kernel", _MLP)
 SWIGLU_BACKWARD = PrivateName("unsloth", "kernels.fast_lora.swiglu_DWf_DW_dfg_kernel", _MLP)
 AMP_FORWARD = PrivateName("unsloth", "kernels.fast_lora.torch_amp_custom_fwd", _MLP)
 
+_NO_FP8 = "products cannot be computed in FP8; set hardware.fp8=false"
+FUSED_ATTENTION = PrivateName("unsloth", "kernels.fast_lora.apply_lora_qkv", _NO_FP8)
+FUSED_OUTPUT = PrivateName("unsloth", "kernels.fast_lora.apply_lora_o", _NO_FP8)
+PROJECTION = PrivateName("unsloth", "kernels.fast_lora.get_lora_parameters_bias", _NO_FP8)
+ATTENTION_SLOT = PrivateName("unsloth", "layer.self_attn.apply_qkv", _NO_FP8)
+OUTPUT_SLOT = PrivateName("unsloth", "layer.self_attn.apply_o", _NO_FP8)
+
 _SCRATCH_STAYS = (
     "the weight that was dequantised last (up to 112 MiB of an 8B) stays on the card after an"
     " evaluation"

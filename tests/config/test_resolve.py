@@ -78,7 +78,7 @@ BROKEN = {
         ),
         (
             [CARD, "hardware.engine=transformers", "hardware.offload_embedding=true"],
-            ["hardware.offload_embedding=True", "hardware.engine=unsloth", "set it to false"],
+            ["hardware.offload_embedding=true", "hardware.engine=unsloth", "set it to false"],
         ),
         (["hardware.checkpoint_skip_layers=max"],
          ["hardware.checkpoint_skip_layers=max", "with transformers set it to 0"]),
@@ -92,6 +92,23 @@ BROKEN = {
          ["hardware.cards=2 does not divide the 3 cases of a step", "change one of the three"]),
     ],
     "_check_levers": [
+        *(
+            (
+                [CARD, "hardware.fp8=true", f"{key}={value}"],
+                [f"hardware.fp8=true does not go with {key}={value}", f"set {key}={instead}",
+                 "or hardware.fp8=false"],
+            )
+            for key, value, instead in (
+                ("hardware.compile_layers", "false", "auto"),
+                ("hardware.tile_mlp", "true", "auto"),
+                ("hardware.dtype", "float16", "bfloat16"),
+                ("lora.dropout", "0.1", "0"),
+                ("lora.dora", "true", "false"),
+                ("lora.bias", "lora_only", "none"),
+            )
+        ),
+        ([CARD, "hardware.fp8=e4m3"],
+         ["hardware.fp8=e4m3 is not allowed", "true, false, auto, all"]),
         (
             [CARD, "hardware.offload_layers=49"],
             ["hardware.offload_layers=49", "deepseek_r1_distill_qwen_14b has 48 layers",
@@ -171,7 +188,7 @@ BROKEN = {
                 [f"hardware.{lever}=true needs Unsloth's own kernels", "for family phi3",
                  "set it to auto or false"],
             )
-            for lever in ("tile_mlp", "offload_activations")
+            for lever in ("tile_mlp", "offload_activations", "fp8")
         ),
     ],
     "_check_prompt": [

@@ -90,6 +90,14 @@ def get_lora_parameters(projection: Any) -> tuple[Any, ...]:
     return projection.base_layer.weight, None, a, b, projection.scaling[name]
 
 
+def apply_lora_qkv(attention: Any, X: Any) -> Any:
+    return tuple(getattr(attention, name)(X) for name in ("q_proj", "k_proj", "v_proj"))
+
+
+def apply_lora_o(attention: Any, X: Any) -> Any:
+    return attention.o_proj(X)
+
+
 def kernels_with(function: Any) -> SimpleNamespace:
     """The names of unsloth.kernels.fast_lora that are used, around `function`."""
 
@@ -103,6 +111,9 @@ def kernels_with(function: Any) -> SimpleNamespace:
         LoRA_MLP=function,
         apply_lora_mlp_swiglu=apply_lora_mlp_swiglu,
         get_lora_parameters=get_lora_parameters,
+        get_lora_parameters_bias=lambda projection: (*get_lora_parameters(projection), None),
+        apply_lora_qkv=apply_lora_qkv,
+        apply_lora_o=apply_lora_o,
         matmul_lora=matmul_lora,
         swiglu_fg_kernel=activation,
         swiglu_DWf_DW_dfg_kernel=activation,

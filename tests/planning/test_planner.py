@@ -258,6 +258,39 @@ def test_what_leaving_out_the_last_product_brings_on_the_card_that_was_measured(
     assert without == pytest.approx(10_948, rel=0.03)
 
 
+MEASURED_WITH_FP8 = [  # benchmarks/train, 2026-11-30
+    "hardware.matmul_tflops=731",
+    "hardware.memory_gb_per_s=4028",
+    "hardware.host_link_gb_per_s=54.6",
+]
+
+
+def test_what_products_in_fp8_bring_on_the_card_that_was_measured(resolved):
+    levers = Levers(4, 2, 23, True, 0)
+    run = resolved(CARD, *MEASURED_WITH_FP8)
+    none, gradients, everything = (
+        predict_plan(run, replace(levers, fp8=fp8)).tokens_per_s for fp8 in (False, True, "all")
+    )
+    assert none == pytest.approx(11_736, rel=0.03)
+    assert everything == pytest.approx(15_613, rel=0.03)
+    assert none < gradients < everything
+
+
+def test_fp8_is_planned_where_it_is_asked_for_and_can_be_had(resolved):
+    def plan(*words: str) -> planner.Plan:
+        return planner.choose_plan(resolved(CARD, *MEASURED_WITH_FP8, *words))[0]
+
+    assert plan().levers.fp8 is False
+    assert plan("hardware.fp8=auto").levers.fp8 is True
+    assert plan("hardware.fp8=auto", "lora.dropout=0.1").levers.fp8 is False
+    assert plan("hardware.fp8=auto", "hardware.compile_layers=false").levers.fp8 is False
+    asked = plan("hardware.fp8=all")
+    assert (asked.levers.fp8, asked.levers.compiled) == ("all", True)
+    assert "all products in FP8" in planner.describe_plan(asked, 5.25)
+    run = planner.apply_plan(resolved(CARD, "hardware.fp8=auto"), asked)
+    assert (run.hardware.fp8, run.asked["hardware.fp8"]) == ("all", "auto")
+
+
 def test_a_plan_in_words_and_as_values(resolved):
     on_card, _ = planner.choose_plan(resolved(CARD, ON_CARD))
     words = planner.describe_plan(on_card, 5.25)

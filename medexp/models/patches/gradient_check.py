@@ -62,6 +62,23 @@ def make_shortening_patch(kernels: Any) -> Patch:
     return patch
 
 
+def make_rounding_patch(kernels: Any, rounds_forward: bool, shortens: bool) -> Patch:
+    """Return the patch by which layers compute their products in FP8; `kernels` is
+    unsloth.kernels.fast_lora."""
+
+    def patch(layers: Any, kept: Sequence[Any]) -> None:
+        from medexp.models.patches.fp8_layers import FP8Passes, multiply_in_fp8
+
+        def is_recomputed(layer: Any) -> bool:
+            return not any(layer is kept_layer for kept_layer in kept)
+
+        passes = FP8Passes(is_recomputed, rounds_forward, shortens)
+        count = multiply_in_fp8(layers, kernels, passes)
+        assert count == len(PROJECTIONS) * len(layers), f"{count} small products took it"
+
+    return patch
+
+
 def make_offloading_patch(pinned: bool) -> Patch:
     """Return the patch by which what kept layers save waits on the host."""
 
@@ -91,18 +108,22 @@ def make_scratch_patch(kernels: Any, recipe: "LayerRecipe") -> Patch:
 _found: dict[tuple[object, ...], str | None] = {}
 
 
-def find_difference_once(name: str, patch: Patch, recipe: LayerRecipe) -> str | None:
+def find_difference_once(
+    name: str, patch: Patch, recipe: LayerRecipe, tolerance: float | None = None
+) -> str | None:
     """Return `find_difference` of the patch of this name, computed once a process for layers of a
     kind."""
     key = (name, *recipe.key)
     if key not in _found:
-        _found[key] = find_difference(patch, recipe)
+        _found[key] = find_difference(patch, recipe, tolerance)
     return _found[key]
 
 
-def find_difference(patch: Patch, recipe: LayerRecipe) -> str | None:
+def find_difference(
+    patch: Patch, recipe: LayerRecipe, tolerance: float | None = None
+) -> str | None:
     """Return what `patch` changes in gradients that it should not, in words; None where they are
-    the same within rounding.
+    the same within `tolerance` of their norm, by default the rounding of the layers' own numbers.
 
     The random numbers of this process are not touched.
     """
@@ -117,8 +138,9 @@ def find_difference(patch: Patch, recipe: LayerRecipe) -> str | None:
             found = _compute_gradients(recipe, patch)
         except Exception as error:
             return f"small layers failed with it ({_describe_error(error)})"
-    rounding = max(2 * torch.finfo(recipe.dtype).eps, 1e-4)
-    wrong = [name for name in expected if not _is_close(found[name], expected[name], rounding)]
+    if tolerance is None:
+        tolerance = max(2 * torch.finfo(recipe.dtype).eps, 1e-4)
+    wrong = [name for name in expected if not _is_close(found[name], expected[name], tolerance)]
     if not wrong:
         return None
     return (
@@ -152,11 +174,11 @@ def _compute_gradients(recipe: LayerRecipe, patch: Patch) -> dict[str, Any]:
     return {"the input": hidden.grad} | trained
 
 
-def _is_close(found: Any, expected: Any, rounding: float) -> bool:
+def _is_close(found: Any, expected: Any, tolerance: float) -> bool:
     if found is None or expected is None:
         return found is expected
     apart = float((found.float() - expected.float()).norm())
-    return math.isfinite(apart) and apart <= rounding * float(expected.float().norm())
+    return math.isfinite(apart) and apart <= tolerance * float(expected.float().norm())
 
 
 def _run_forward(layer: Any, recipe: LayerRecipe) -> Callable[[Any], Any]:

@@ -1,0 +1,169 @@
+"""Decoder layers that compute their products with frozen weights in 8-bit floating point (e4m3)
+while they are trained, where the card multiplies such numbers twice as fast as bfloat16.
+
+    # from now on; evaluation is as it was
+    count = multiply_in_fp8(network, kernels, FP8Passes(is_recomputed, rounds_forward=False))
+
+A forward pass in e4m3 goes wrong a little more in every layer, and the gradient of the last pays
+for all of them; what is computed again, and gradients, only for their own layer (benchmarks/train
+has the figures). So the forward pass stays exact unless it is asked for. Attention, norms, adapters
+and the head compute as they did, and so does everything while no step is trained.
+
+Recomputed layers leave out their last product (`mlp_recompute` says why).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import MethodType
+from typing import Any
+
+import torch
+
+from medexp.models.patches.fp8_products import ExactProduct, Mlp, Products
+from medexp.models.patches.fp8_weights import find_row_scales
+from medexp.models.patches.mlp_recompute import list_decoder_layers
+from medexp.system import private_names
+
+FIRST_CAPABILITY = (8, 9)
+# Gradients of four small layers differ from exact ones by less of their norm: 5 to 10 % on a CPU.
+TOLERANCE = 0.15
+# torch._scaled_mm takes no other widths; a block of an NF4 weight is as wide at least.
+UNIT = 16
+ATTENTION, OUTPUT, MLP = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("o_proj",),
+    ("gate_proj", "up_proj", "down_proj"),
+)
+_PARTS = (
+    private_names.FUSED_MLP,
+    private_names.FUSED_ATTENTION,
+    private_names.FUSED_OUTPUT,
+    private_names.PROJECTION,
+    private_names.LORA_PRODUCT,
+)
+
+
+@dataclass(frozen=True)
+class FP8Passes:
+    """Which passes of a layer are rounded, beside that of its gradients: those that compute it
+    again, of layers that are recomputed, and with `rounds_forward` every other. Where it `shortens`
+    them, recomputed layers leave out their last product."""
+
+    is_recomputed: Callable[[Any], bool]
+    rounds_forward: bool
+    shortens: bool
+
+
+def find_reason_against_fp8(kernels: Any) -> str | None:
+    """Return why this card or these `kernels` (unsloth.kernels.fast_lora) cannot do it, in words;
+    None where they can."""
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        if capability < FIRST_CAPABILITY:
+            name, have = torch.cuda.get_device_name(), ".".join(map(str, capability))
+            return (
+                f"{name} (compute capability {have}) multiplies no 8-bit floating point; cards of"
+                " the RTX 40 series and later do"
+            )
+    return next((part.absence() for part in _PARTS if part.of(kernels) is None), None)
+
+
+def multiply_in_fp8(network: Any, kernels: Any, passes: FP8Passes) -> int:
+    """Let the decoder layers of `network` round the products of these `passes`; returns how many
+    products are rounded.
+
+    `kernels` is unsloth.kernels.fast_lora. Left alone are products without a plain adapter, those
+    whose sides are no multiple of 16, and what Unsloth neither fuses nor asks a layer's attention
+    for.
+    """
+    # Compiled layers share what stands in the place of a function: one of each kind.
+    make = cache(_Maker(kernels, passes).make)
+    count = 0
+    for layer in list_decoder_layers(network):
+        is_recomputed = passes.is_recomputed(layer)
+        for slot, names in (
+            (private_names.ATTENTION_SLOT, ATTENTION),
+            (private_names.OUTPUT_SLOT, OUTPUT),
+        ):
+            exact = slot.of(layer.self_attn)
+            if exact is not None and _are_plain(layer.self_attn, names):
+                _keep_row_scales(layer.self_attn, names)
+                setattr(layer.self_attn, slot.last, make(names, exact, is_recomputed))
+                count += len(names)
+        fused = getattr(layer.mlp.__dict__.get("forward"), "__func__", None)
+        if fused is kernels.apply_lora_mlp_swiglu and _are_plain(layer.mlp, MLP):
+            _keep_row_scales(layer.mlp, MLP)
+            layer.mlp.forward = MethodType(make(MLP, fused, is_recomputed), layer.mlp)
+            count += len(MLP)
+    return count
+
+
+def _keep_row_scales(owner: Any, names: tuple[str, ...]) -> None:
+    """A weight does not change: its scales are found once."""
+    for name in names:
+        projection = getattr(owner, name)
+        weight = projection.base_layer.weight
+        state = getattr(weight, "quant_state", None)
+        projection.fp8_scales = find_row_scales(weight.detach(), state)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the functions that stand in the place of Unsloth's."""
+
+    kernels: Any
+    passes: FP8Passes
+
+    def make(
+        self, names: tuple[str, ...], exact: Callable[..., Any], is_recomputed: bool
+    ) -> Callable[..., Any]:
+        """Return the forward pass of these projections of a layer in the place of `exact`, which
+        goes on computing the passes that are not rounded and have no gradients."""
+        read, rounds_forward = self.kernels.get_lora_parameters_bias, self.passes.rounds_forward
+        product: ExactProduct | None = (
+            None if is_recomputed or rounds_forward else self.kernels.matmul_lora
+        )
+        leaves_out = is_recomputed and self.passes.shortens
+
+        def flatten(owner: Any) -> list[Any]:
+            flat: list[Any] = []
+            for name in names:
+                projection = getattr(owner, name)
+                weight, state, *rest = read(projection)
+                flat += [weight, state, projection.fp8_scales, *rest]
+            return flat
+
+        def forward(self: Any, hidden: Any, *others: Any, **named: Any) -> Any:
+            has_gradients = torch.is_grad_enabled()
+            is_trained = self.training and hidden.dtype is torch.bfloat16
+            if not is_trained or not (has_gradients or rounds_forward):
+                return exact(self, hidden, *others, **named)
+            flat = flatten(self)
+            if names == MLP:
+                return Mlp.apply(hidden, product, not (leaves_out and has_gradients), *flat)
+            outs = Products.apply(hidden, product, *flat)
+            return outs if len(names) > 1 else outs[0]
+
+        return forward
+
+
+def _are_plain(owner: Any, names: tuple[str, ...]) -> bool:
+    """Return whether the projections all have one adapter without dropout, and sides that can be
+    multiplied."""
+    return all(_is_plain(getattr(owner, name, None)) for name in names)
+
+
+def _is_plain(projection: Any) -> bool:
+    adapters = getattr(projection, "lora_A", None)
+    if not adapters or len(adapters) != 1:
+        return False
+    has_dropout = any(
+        not isinstance(dropout, torch.nn.Identity) for dropout in projection.lora_dropout.values()
+    )
+    magnitudes = getattr(projection, "lora_magnitude_vector", None)
+    base = projection.base_layer
+    state = getattr(base.weight, "quant_state", None)
+    blocks = UNIT if state is None else max(UNIT, state.blocksize)
+    is_wide = base.in_features % blocks == 0 and base.out_features % UNIT == 0
+    return is_wide and not has_dropout and not magnitudes
