@@ -29,14 +29,22 @@ from medexp.planning.planner import LEVER_PARAMS
 HERE = Path(__file__).resolve().parent
 CAP_GIB = 5.25
 AUTO, RAW = "raw Unsloth, offload_layers=auto", "raw Unsloth, no cap"
+OWN_FP8, OWN_ALL_FP8 = "medexp, gradients in FP8", "medexp, all products in FP8"
 OWN, BARE = "medexp, its own plan", "bare loop, medexp's plan"
 OWN_WHOLE = "medexp, its own plan, last product recomputed"
 AUTO_PADDED, OWN_BY_CASES = (
     "raw Unsloth, offload_layers=auto, told to pad",
     "medexp, its own plan, batch_by=cases",
 )
+OWN_WORDS = {
+    OWN: [],
+    OWN_FP8: ["hardware.fp8=true"],
+    OWN_ALL_FP8: ["hardware.fp8=all"],
+    OWN_WHOLE: ["hardware.recompute_last_product=true"],
+    OWN_BY_CASES: ["training.batch_by=cases"],
+}
 PEERS = {AUTO: ["--cap", str(CAP_GIB), "--layers", "auto"], RAW: []}
-ORDER = (AUTO, OWN, BARE, RAW, OWN_WHOLE)
+ORDER = (AUTO, OWN, OWN_FP8, OWN_ALL_FP8, BARE, RAW, OWN_WHOLE)
 RAGGED_ORDER = (AUTO, OWN, RAW, AUTO_PADDED, OWN_BY_CASES)
 BARE_SETTINGS = {  # as medexp sets them
     "UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0",
@@ -52,6 +60,8 @@ def overrides(args: argparse.Namespace, work: Path) -> list[str]:
         "dataset=local",
         f"dataset.path={cases_file(args, work)}",
         "dataset.held_out=2",
+        "dataset.validation=0",
+        "evaluation.cases=dataset",
     ]
     what = [
         f"prompt={prompt(args)}",
@@ -232,12 +242,8 @@ def make_rows(args: argparse.Namespace, work: Path) -> None:
 
 def contestant(args: argparse.Namespace, work: Path, name: str, results: dict[str, dict]) -> dict:
     """The run of this name; `results` are those before it."""
-    if name == OWN:
-        return medexp(args, work, name, [])
-    if name == OWN_WHOLE:
-        return medexp(args, work, name, ["hardware.recompute_last_product=true"])
-    if name == OWN_BY_CASES:
-        return medexp(args, work, name, ["training.batch_by=cases"])
+    if name in OWN_WORDS:
+        return medexp(args, work, name, OWN_WORDS[name])
     if name == BARE:
         return peer(args, work, name, bare_words(results[OWN]["params"]), **BARE_SETTINGS)
     if name == AUTO_PADDED:

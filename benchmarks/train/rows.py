@@ -7,18 +7,27 @@ python benchmarks/train/rows.py --tokenizer /tmp/llama8b --out /tmp/rows.json OV
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
 from medexp.config.registration import register_with_hydra
 from medexp.config.resolve import resolve
+from medexp.config.schema import RunConfig
 from medexp.config.shipped import find_conf_dir
 from medexp.data import loading as data_loading
-from medexp.data.encoding import make_vocabulary
+from medexp.data import mixture
+from medexp.data.encoding import EncodedCase, make_vocabulary
 from medexp.data.preparation import prepare
-from medexp.data.split import split_cases
 from medexp.system.machine import read
+
+
+def encode_rows(run: RunConfig, tokenizer: Any) -> list[EncodedCase]:
+    """Return the training cases of `run` as it would see them, in their order."""
+    cases = data_loading.load_cases(run.dataset, run.prompt)
+    split = mixture.split_mixture(cases.by_source, run.dataset, cases.reading)
+    return list(prepare(run, split, make_vocabulary(tokenizer, run.prompt)).rows)
 
 
 def main() -> None:
@@ -32,13 +41,9 @@ def main() -> None:
     with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    ready = prepare(
-        run,
-        split_cases(data_loading.load_cases(run.dataset).cases, run.dataset),
-        make_vocabulary(tokenizer, run.prompt),
-    )
+    rows = encode_rows(run, tokenizer)
     args.out.write_text(
-        json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in ready.rows])
+        json.dumps([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
     )
 
 
