@@ -100,12 +100,14 @@ def multiply_in_fp8(network: Any, kernels: Any, passes: FP8Passes) -> int:
 
 
 def _keep_row_scales(owner: Any, names: tuple[str, ...]) -> None:
-    """A weight does not change: its scales are found once."""
+    """A weight does not change: its scales are found once. Those of a layer that is streamed lie
+    on the card with its adapter."""
     for name in names:
         projection = getattr(owner, name)
         weight = projection.base_layer.weight
-        state = getattr(weight, "quant_state", None)
-        projection.fp8_scales = find_row_scales(weight.detach(), state)
+        scales = find_row_scales(weight.detach(), getattr(weight, "quant_state", None))
+        (adapter,) = projection.lora_A.values()
+        projection.fp8_scales = scales.to(adapter.weight.device)
 
 
 @dataclass(frozen=True)
