@@ -93,6 +93,7 @@ _BY_VALUE = {
         "true": "hardware.compile_layers=true",
         "false": "hardware.compile_layers=false",
     },
+    "fp8": {"true": "hardware.fp8=true", "false": "hardware.fp8=false"},
     "use_cpu": {"true": "hardware=cpu"},
 }
 _ALSO = {  # other spellings of the names above
@@ -198,6 +199,7 @@ _INSTEAD = {  # their name: what is done here
         " training.max_seq_tokens tokens"
     ),
     "torch_compile": "it is hardware.compile_layers, one of true, false, auto",
+    "fp8": "it is hardware.fp8, one of true, false, all, auto",
     "use_cpu": "write hardware=cpu",
     "device": "write hardware=cpu or the preset of a card, as in hardware=auto",
     "base_model": (
