@@ -14,7 +14,7 @@ ROWS = 128
 NUMBERS = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _round_kernel(  # type: ignore[no-untyped-def]
     packed, absmax, code2, absmax2, offset, code, scales, out, rows, columns,
     tile: tl.constexpr, width: tl.constexpr, width2: tl.constexpr, is_nested: tl.constexpr,
@@ -46,7 +46,7 @@ def _round_kernel(  # type: ignore[no-untyped-def]
         tl.store(out + row[:, None] * columns + column[None, :], numbers, mask=is_there[:, None])
 
 
-@torch.library.triton_op("medexp::round_nf4", mutates_args=())  # type: ignore[untyped-decorator]
+@torch.library.triton_op("medexp::round_nf4", mutates_args=())
 def round_nf4(
     packed: torch.Tensor,
     absmax: torch.Tensor,
@@ -78,8 +78,10 @@ def round_nf4(
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _gate_back_kernel(gradient, gate, up, count, tile: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit
+def _gate_back_kernel(  # type: ignore[no-untyped-def]
+    gradient, gate, up, count, tile: tl.constexpr
+):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     is_there = place < count
     wide = tl.load(gate + place, mask=is_there, other=0).to(tl.float32)

@@ -50,7 +50,7 @@ def multiply(left: Any, left_scales: Any, right: Any, right_scales: Any, dtype: 
     )
 
 
-@torch.library.custom_op("medexp::add_product_", mutates_args=("out",))  # type: ignore[untyped-decorator]
+@torch.library.custom_op("medexp::add_product_", mutates_args=("out",))
 def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float) -> None:
     """Add `scale` times `left` @ `right` to `out`, without gradients. Traced by torch.compile,
     `addmm_` would copy `out` first."""
@@ -104,7 +104,7 @@ def _gate(gate: Any, up: Any) -> Any:
     return torch.nn.functional.silu(gate.float()).to(gate.dtype) * up
 
 
-@torch.library.custom_op("medexp::gate_back_", mutates_args=("gradient", "gate", "up"))  # type: ignore[untyped-decorator]
+@torch.library.custom_op("medexp::gate_back_", mutates_args=("gradient", "gate", "up"))
 def gate_back(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> None:
     """Put SwiGLU in the place of its `gradient`, and the gradients of `gate` and `up` in theirs:
     three tensors as wide as the MLP where six would be the peak of a layer."""
