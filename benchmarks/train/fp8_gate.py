@@ -160,12 +160,16 @@ def _write_cosines(options: argparse.Namespace) -> None:
         "hardware.offload_layers=0",
         "hardware.vram_ceiling_gib=null",
     ]
-    run = _compose(words)
+    from rows import compose_run
+
     from medexp.models import backend, weights
     from medexp.models import loading as model_loading
     from medexp.models.patches.fp8_layers import FP8Passes, multiply_in_fp8
     from medexp.models.tokenizer import load_tokenizer
+    from medexp.planning import planner
 
+    run = compose_run(words)
+    run = planner.apply_plan(run, planner.choose_plan(run)[0])
     stack = backend.load_backend(run.hardware, Path("/tmp/fp8_gate_compiled"))
     found = weights.find_weights(run.model)
     tokenizer = load_tokenizer(found, stack)
@@ -182,21 +186,6 @@ def _write_cosines(options: argparse.Namespace) -> None:
     cosines = {fp8: _compare_layers(exact, compute(batches[0], fp8)) for fp8 in options.fp8}
     cosines["next cases"] = _compare_layers(exact, compute(batches[1]))
     options.cosines.write_text(json.dumps(cosines, indent=1) + "\n")
-
-
-def _compose(words: list[str]) -> Any:
-    from hydra import compose, initialize_config_dir
-
-    from medexp.config.registration import register_with_hydra
-    from medexp.config.resolve import resolve
-    from medexp.config.shipped import find_conf_dir
-    from medexp.planning import planner
-    from medexp.system import machine
-
-    register_with_hydra()
-    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
-        run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
-    return planner.apply_plan(run, planner.choose_plan(run)[0])
 
 
 def _read_batches(run: Any, tokenizer: Any) -> list[list[tuple[Any, Any]]]:
@@ -217,28 +206,21 @@ def _read_batches(run: Any, tokenizer: Any) -> list[list[tuple[Any, Any]]]:
 def _compute_gradients(network: Any, batch: list[tuple[Any, Any]]) -> dict[str, Any]:
     """Return the gradient of the adapter over `batch`, a layer each."""
     import torch
+    from fp8_rounding import collect_gradients
 
     network.zero_grad(set_to_none=True)
     for tokens, labels in batch:
         with torch.autocast("cuda", torch.bfloat16):
             loss = network(input_ids=tokens, labels=labels).loss
         loss.backward()
-    layers: dict[str, list[Any]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.grad is not None:
-            layer = name.partition(".layers.")[2].partition(".")[0]
-            layers.setdefault(layer, []).append(parameter.grad.float().flatten())
-    return {layer: torch.cat(parts) for layer, parts in layers.items()}
+    return collect_gradients(network)
 
 
 def _compare_layers(one: dict[str, Any], other: dict[str, Any]) -> list[float]:
     """Return the cosine of both gradients of every layer, the first layer's first."""
-    import torch
+    from fp8_rounding import cosine
 
-    return [
-        round(torch.nn.functional.cosine_similarity(one[layer], other[layer], dim=0).item(), 4)
-        for layer in sorted(one, key=int)
-    ]
+    return [round(cosine(one[layer], other[layer]), 4) for layer in sorted(one, key=int)]
 
 
 def _judge(runs: list[dict[str, Any]], model: str, fp8: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import encode_rows
+from rows import compose_run, encode_rows
+from torch.utils.checkpoint import checkpoint
 
 from medexp.models.patches.fp8_weights import LARGEST, LEAST, find_row_scales
 from medexp.models.patches.mlp_recompute import list_decoder_layers
@@ -63,10 +64,9 @@ LINES = {
 
 
 class State:
-    """What is rounded now, and whether a layer is being computed again."""
+    """What is rounded now."""
 
     rounded: Rounded | None = None
-    is_again = False
 
 
 def main() -> None:
@@ -98,20 +98,13 @@ def row(
 
 def load(adapter: Path | None) -> tuple[Any, list[tuple[Any, Any]]]:
     """Return the network, its products ready to be rounded, and the cases as tokens and labels."""
-    from hydra import compose, initialize_config_dir
-
-    from medexp.config.registration import register_with_hydra
-    from medexp.config.resolve import resolve
-    from medexp.config.shipped import find_conf_dir
     from medexp.models import backend, loading, weights
     from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
     from medexp.system import machine
 
-    register_with_hydra()
     words = ["hardware=cpu", "dataset=clinical_cases", "prompt=clinical_sections"]
     words += [f"lora.start_from={adapter.absolute()}"] if adapter else []
-    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
-        run = resolve(compose("train", words), machine.read(), Path.cwd(), {})
+    run = compose_run(words)
     stack = backend.load_backend(run.hardware, machine.cache_dir())
     found = weights.find_weights(run.model)
     if found.gguf is not None:
@@ -137,12 +130,17 @@ def compute_gradients(
         loss = network(input_ids=tokens, labels=labels, use_cache=False).loss
         loss.backward()
         losses.append(loss.item())
+    return collect_gradients(network), sum(losses) / len(losses)
+
+
+def collect_gradients(network: Any) -> dict[str, torch.Tensor]:
+    """Return the gradient of the adapter in each layer, by the layer's number."""
     layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
             layer = name.partition(".layers.")[2].partition(".")[0]
             layers.setdefault(layer, []).append(parameter.grad.float().flatten())
-    return {layer: torch.cat(parts) for layer, parts in layers.items()}, sum(losses) / len(losses)
+    return {layer: torch.cat(parts) for layer, parts in layers.items()}
 
 
 @contextmanager
@@ -176,12 +174,12 @@ class Product(torch.autograd.Function):
     """A product with a frozen weight, rounded as `State` says."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Any, weight: Any, scales: Any) -> Any:
+    def forward(ctx: Any, hidden: Any, weight: Any, scales: Any, is_again: bool) -> Any:
         """Return the output."""
         rounded = State.rounded or Rounded()
         ctx.rounded, ctx.scales = rounded, scales
         ctx.save_for_backward(weight)
-        is_now = State.is_again or not rounded.only_again
+        is_now = is_again or not rounded.only_again
         wide, dense = hidden.reshape(-1, hidden.shape[-1]).float(), weight.float()
         wide = round_rows(wide) if rounded.inputs and is_now else wide
         if rounded.weights and is_now:
@@ -198,7 +196,7 @@ class Product(torch.autograd.Function):
         if ctx.rounded.weights_backward:
             dense = round_to(dense, ctx.scales[:, None], E4M3[0])
         back = (wide @ dense).to(gradient.dtype)
-        return back.view(*gradient.shape[:-1], -1), None, None
+        return back.view(*gradient.shape[:-1], -1), None, None, None
 
 
 def make_rounding(projection: Any) -> None:
@@ -211,35 +209,12 @@ def make_rounding(projection: Any) -> None:
     def forward(hidden: Any) -> Any:
         if State.rounded is None:
             return exact(hidden)
+        # Of a layer that is computed again the first pass has no gradients.
         narrow = hidden @ a.to(hidden.dtype).t()
         adapted = projection.scaling[name] * (narrow @ b.to(hidden.dtype).t())
-        return Product.apply(hidden, weight, scales) + adapted
+        return Product.apply(hidden, weight, scales, torch.is_grad_enabled()) + adapted
 
     projection.forward = forward
-
-
-class Recomputed(torch.autograd.Function):
-    """Gradient checkpointing of a layer."""
-
-    @staticmethod
-    def forward(ctx: Any, run: Any, hidden: Any) -> Any:
-        """Return what `run` makes of `hidden`, and keep that alone."""
-        ctx.run = run
-        ctx.save_for_backward(hidden)
-        with torch.no_grad():
-            return run(hidden)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Any) -> Any:
-        """Return the gradient of the input, from what `run` computes again."""
-        (saved,) = ctx.saved_tensors
-        hidden = saved.detach().requires_grad_()
-        State.is_again = True
-        with torch.enable_grad():
-            out = ctx.run(hidden)
-        State.is_again = False
-        torch.autograd.backward(out, gradient)
-        return None, hidden.grad
 
 
 def make_recomputing(layer: Any) -> None:
@@ -249,7 +224,7 @@ def make_recomputing(layer: Any) -> None:
     def forward(hidden: Any, *others: Any, **named: Any) -> Any:
         if not hidden.requires_grad:
             hidden = hidden.detach().requires_grad_()
-        return Recomputed.apply(lambda given: exact(given, *others, **named), hidden)
+        return checkpoint(lambda given: exact(given, *others, **named), hidden, use_reentrant=True)
 
     layer.forward = forward
 

@@ -23,6 +23,13 @@ from medexp.data.preparation import prepare
 from medexp.system.machine import read
 
 
+def compose_run(words: list[str]) -> RunConfig:
+    """Return the run of medexp.train that `words` describe, as this machine resolves it."""
+    register_with_hydra()
+    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
+        return resolve(compose("train", words), read(), Path.cwd(), {})
+
+
 def encode_rows(run: RunConfig, tokenizer: Any) -> list[EncodedCase]:
     """Return the training cases of `run` as it would see them, in their order."""
     cases = data_loading.load_cases(run.dataset, run.prompt)
@@ -37,9 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    register_with_hydra()
-    with initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
-        run = resolve(compose("train", args.overrides), read(), Path.cwd(), {})
+    run = compose_run(args.overrides)
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     rows = encode_rows(run, tokenizer)
     args.out.write_text(
