@@ -146,7 +146,7 @@ def _check_engine(config: RunConfig) -> Iterator[str]:
         if hardware.engine is Engine.transformers and is_used:
             nothing = 0 if lever.counts_layers else "false"
             yield (
-                f"{lever.key}={str(value).lower()} is a lever of hardware.engine=unsloth; with"
+                f"{lever.key}={format_value(value)} is a lever of hardware.engine=unsloth; with"
                 f" {hardware.engine.value} set it to {nothing}"
             )
     if (
@@ -264,7 +264,7 @@ def _check_fp8(config: RunConfig) -> Iterator[str]:
     for is_unfit, key, value, instead in unfit:
         if is_unfit:
             yield (
-                f"hardware.fp8={str(hardware.fp8).lower()} does not go with {key}={value}; set"
+                f"hardware.fp8={format_value(hardware.fp8)} does not go with {key}={value}; set"
                 f" {key}={instead}, or hardware.fp8=false"
             )
 
@@ -317,7 +317,7 @@ def _check_family(config: RunConfig) -> Iterator[str]:
     for name in ("tile_mlp", "offload_activations", "fp8"):
         if (value := getattr(hardware, name)) not in (False, "auto"):
             yield (
-                f"hardware.{name}={str(value).lower()} needs Unsloth's own kernels, which it has"
+                f"hardware.{name}={format_value(value)} needs Unsloth's own kernels, which it has"
                 f" not for family {family} (model={config.model.name}); set it to auto or false"
             )
 

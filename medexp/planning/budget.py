@@ -75,7 +75,6 @@ class Budgets:
             levers.micro_batch,
             levers.kept_layers,
             levers.compiled,
-            levers.fp8,
             levers.tiled_mlp,
             levers.kept_on_host,
         )

@@ -91,7 +91,7 @@ def _list_variants(
     can_page = config.training.optimizer is Optimizer.adamw_8bit and last_resorts
     paged = _list_settings(config.hardware.page_optimizer, [False, True] if can_page else [False])
     asked = config.hardware.fp8
-    can_round = asked == "auto" and can_round_products(config)
+    can_round = asked == "auto" and _can_round_products(config)
     fp8 = [False, True] if can_round else [False if asked == "auto" else asked]
     return [
         variant
@@ -100,7 +100,7 @@ def _list_variants(
     ]
 
 
-def can_round_products(config: RunConfig) -> bool:
+def _can_round_products(config: RunConfig) -> bool:
     """Return whether products with frozen weights can be computed in FP8: in bfloat16 runs whose
     adapters Unsloth fuses, without dropout."""
     hardware = config.hardware

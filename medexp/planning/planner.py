@@ -206,11 +206,9 @@ def describe_plan(plan: Plan, ceiling_gib: float | None) -> str:
         [f"{spell_layers(levers.kept_layers)} not recomputed{where}"] if levers.kept_layers else []
     )
     parts += ["layers not compiled"] if is_eager else []
-    parts += (
-        [f"{'all products' if levers.fp8 == ALL_PASSES else 'gradients'} in FP8"]
-        if levers.fp8
-        else []
-    )
+    parts += {False: [], True: ["gradients in FP8"], ALL_PASSES: ["all products in FP8"]}[
+        levers.fp8
+    ]
     parts += ["MLP in tiles"] if levers.tiled_mlp else []
     parts += ["optimizer state paged"] if levers.paged else []
     of = f" of {ceiling_gib:g}" if ceiling_gib else ""

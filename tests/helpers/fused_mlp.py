@@ -2,6 +2,7 @@
 it keeps between its passes; the real one is compared with on a card
 (benchmarks/train/check_patches.py)."""
 
+from collections.abc import Callable
 from functools import wraps
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import peft
 import torch
 from torch import nn
+
+from medexp.config.changes import change_values
+from medexp.config.schema import Device, Dtype, RunConfig
 
 NAMES = ("gate_proj", "up_proj", "down_proj")
 
@@ -187,3 +191,17 @@ def layers_with(
                 nn.init.normal_(getattr(getattr(layer.mlp, name), side)["default"].weight)
         layer.mlp.forward = MethodType(kernels.apply_lora_mlp_swiglu, layer.mlp)
     return layers
+
+
+def plan_two_layers(resolved: Callable[..., RunConfig], dtype: Dtype, *words: str) -> RunConfig:
+    """A run of two recomputed layers that was planned for a card; small ones are made on the CPU in
+    `dtype`."""
+    run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", *words)
+    return change_values(
+        run,
+        {
+            "hardware.checkpoint_skip_layers": 0,
+            "hardware.device": Device.cpu,
+            "hardware.dtype": dtype,
+        },
+    )

@@ -8,11 +8,18 @@ from typing import Any
 import peft
 import pytest
 import torch
-from helpers.fused_mlp import LoRAMLP, apply_lora_o, apply_lora_qkv, kernels_with, layers_with
+from helpers.fused_mlp import (
+    LoRAMLP,
+    apply_lora_o,
+    apply_lora_qkv,
+    kernels_with,
+    layers_with,
+    plan_two_layers,
+)
 from torch import nn
 
 from medexp.config.changes import change_values
-from medexp.config.schema import Device, Dtype
+from medexp.config.schema import Dtype
 from medexp.errors import MachineError
 from medexp.models import loading as model_loading
 from medexp.models.backend import load_bitsandbytes
@@ -294,16 +301,7 @@ def test_layers_with_sides_that_cannot_be_multiplied_are_left_alone(kernels):
 
 
 def planned(resolved: Any, *words: str) -> Any:
-    """A run of two layers that was planned for a card, its small layers made on the CPU."""
-    run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", *words)
-    return change_values(
-        run,
-        {
-            "hardware.checkpoint_skip_layers": 0,
-            "hardware.device": Device.cpu,
-            "hardware.dtype": Dtype.bfloat16,
-        },
-    )
+    return plan_two_layers(resolved, Dtype.bfloat16, *words)
 
 
 @pytest.mark.parametrize("value", ["true", "all"])

@@ -9,11 +9,17 @@ from typing import Any
 import peft
 import pytest
 import torch
-from helpers.fused_mlp import LoRAMLP, SavesInAnotherOrder, kernels_with, layers_with
+from helpers.fused_mlp import (
+    LoRAMLP,
+    SavesInAnotherOrder,
+    kernels_with,
+    layers_with,
+    plan_two_layers,
+)
 from torch import nn
 
 from medexp.config.changes import change_values
-from medexp.config.schema import Device, Dtype, RunConfig
+from medexp.config.schema import Dtype, RunConfig
 from medexp.models import loading as model_loading
 from medexp.models.patches import gradient_check
 from medexp.models.patches.mlp_recompute import INPUTS, leave_out_last_product
@@ -30,16 +36,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def planned(resolved: Callable[..., RunConfig], *words: str) -> RunConfig:
-    """A run of two recomputed layers that was planned for a card, as the layers are made here."""
-    run = resolved("hardware=rtx4050_6gb", "model.shape.layers=2", *words)
-    return change_values(
-        run,
-        {
-            "hardware.checkpoint_skip_layers": 0,
-            "hardware.device": Device.cpu,
-            "hardware.dtype": Dtype.float32,
-        },
-    )
+    return plan_two_layers(resolved, Dtype.float32, *words)
 
 
 def gradients(
