@@ -72,9 +72,9 @@ def load_variant(model_path: str, variant: Variant):
     import unsloth  # before trl and transformers
     from unsloth import FastLanguageModel
 
-    from medexp.models.loading import is_kept, list_kept_layers
+    from medexp.models.layer_patches import is_kept, list_kept_layers
     from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
-    from medexp.models.patches.mlp_recompute import leave_out_last_product
+    from medexp.models.patches.fused_mlp import patch_fused_mlps
 
     levers = {"offload_layers": variant.streamed} if variant.streamed else {}
     levers |= {"offload_embedding": True} if variant.embedding else {}
@@ -91,7 +91,7 @@ def load_variant(model_path: str, variant: Variant):
             model, list_kept_layers(model, variant.kept), HostBuffers(0, pinned=True)
         )
     if variant.shortened:
-        left_out = leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
+        left_out = patch_fused_mlps(model, unsloth.kernels.fast_lora, is_kept, pieces=4)
         assert left_out == model.config.num_hidden_layers - variant.kept, left_out
     if variant.slow:
         slow_down(model)

@@ -119,7 +119,7 @@ def check_patches(stack: Any, load: Callable[[], Any], say: Callable[..., None])
     import torch
 
     from medexp.models.patches import gradient_check
-    from medexp.models.patches.mlp_recompute import list_decoder_layers
+    from medexp.models.patches.fused_mlp import list_decoder_layers
 
     seen: dict[str, Any] = {}
     difference, once = gradient_check.find_difference, gradient_check.find_difference_once
@@ -139,10 +139,10 @@ def check_patches(stack: Any, load: Callable[[], Any], say: Callable[..., None])
         say(f"  {name}: {found or 'gradients are the same'}, {seen[name]['seconds']} s")
         return found
 
-    from medexp.models import loading as model_loading
+    from medexp.models import layer_patches
 
     seconds: list[float] = []
-    gradient_check.find_difference, model_loading.find_difference_once = timed, named
+    gradient_check.find_difference, layer_patches.find_difference_once = timed, named
     began = time.perf_counter()
     try:
         tuned = load()
@@ -164,7 +164,7 @@ def check_patches(stack: Any, load: Callable[[], Any], say: Callable[..., None])
             "why": getattr(error, "why", None),
         }
     finally:
-        gradient_check.find_difference, model_loading.find_difference_once = difference, once
+        gradient_check.find_difference, layer_patches.find_difference_once = difference, once
     gc.collect()
     torch.cuda.empty_cache()
     outcome |= {"load_s": round(time.perf_counter() - began, 1), "patches": seen}

@@ -162,7 +162,7 @@ def _write_cosines(options: argparse.Namespace) -> None:
     ]
     from rows import compose_run
 
-    from medexp.models import backend, weights
+    from medexp.models import backend, layer_patches, weights
     from medexp.models import loading as model_loading
     from medexp.models.patches.fp8_layers import FP8Passes, multiply_in_fp8
     from medexp.models.tokenizer import load_tokenizer
@@ -178,7 +178,7 @@ def _write_cosines(options: argparse.Namespace) -> None:
     def compute(batch: list[tuple[Any, Any]], fp8: str = EXACT) -> dict[str, Any]:
         network = model_loading.load_model(run, found, tokenizer, stack).network.train()
         if fp8 != EXACT:
-            passes = FP8Passes(lambda layer: not model_loading.is_kept(layer), fp8 == ALL, True)
+            passes = FP8Passes(lambda layer: not layer_patches.is_kept(layer), fp8 == ALL, True)
             multiply_in_fp8(network, stack.unsloth.kernels.fast_lora, passes)
         return _compute_gradients(network, batch)
 

@@ -24,7 +24,7 @@ from rows import compose_run, encode_rows
 from torch.utils.checkpoint import checkpoint
 
 from medexp.models.patches.fp8_weights import LARGEST, LEAST, find_row_scales
-from medexp.models.patches.mlp_recompute import list_decoder_layers
+from medexp.models.patches.fused_mlp import list_decoder_layers
 
 E4M3, E5M2 = (torch.float8_e4m3fn, LARGEST), (torch.float8_e5m2, 57344.0)
 PROJECTIONS = {

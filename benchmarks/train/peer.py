@@ -67,10 +67,10 @@ def load_model(args: argparse.Namespace):
         use_gradient_checkpointing="unsloth", random_state=3407, checkpoint_skip_layers=args.keep,
     )  # fmt: skip
     if args.shorten:
-        from medexp.models.loading import is_kept
-        from medexp.models.patches.mlp_recompute import leave_out_last_product
+        from medexp.models.layer_patches import is_kept
+        from medexp.models.patches.fused_mlp import patch_fused_mlps
 
-        leave_out_last_product(model, unsloth.kernels.fast_lora, is_kept)
+        patch_fused_mlps(model, unsloth.kernels.fast_lora, is_kept, pieces=4)
     return model, tokenizer
 
 

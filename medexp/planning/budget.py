@@ -33,7 +33,7 @@ from medexp.planning.memory_terms import (
     hidden_state_bytes,
     round_to_allocation,
 )
-from medexp.planning.step_memory import is_offloaded, list_step_terms, waiting_bytes
+from medexp.planning.step_memory import is_offloaded, list_step_terms, sent_bytes
 from medexp.system.units import MIB
 
 # bitsandbytes: weights a scale, scales a nested scale.
@@ -365,7 +365,7 @@ def _link_bytes(config: RunConfig, levers: Levers) -> int:
     hidden = 2 * hidden_state_bytes(config.model.shape, tokens) if is_offloaded(config) else 0
     paged = 2 * _optimizer_bytes(config) if _is_paged(config, levers) else 0
     streamed = streamed_link_bytes(config, levers.streamed_layers)
-    return levers.accumulation * (streamed + hidden + 2 * waiting_bytes(config, levers)) + paged
+    return levers.accumulation * (streamed + hidden + 2 * sent_bytes(config, levers)) + paged
 
 
 def streamed_link_bytes(config: RunConfig, streamed_layers: int) -> int:

@@ -23,6 +23,7 @@ from medexp.planning.memory_terms import (
     dequantised_bytes,
     hidden_state_bytes,
 )
+from medexp.planning.pieces import count_pieces, cut
 from medexp.planning.unfused_memory import (
     EAGER_FACTOR,
     compiled_step_bytes,
@@ -41,6 +42,12 @@ BACKWARD_PER_HIDDEN, BACKWARD_PER_FFN = 12.4, 3.0
 ATTENTION_ALONE_PER_FFN = 3.9
 # of Unsloth's fused loss, in bytes; there at the peak of every shape
 LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096
+# ... with an MLP in pieces, where attention goes back or in a forward pass, and bytes: nineteen
+# points of 1B, 3B and 8B shapes, 512 to 32,768 tokens (2026-11-30_h200_pieces.json)
+PIECES_ATTENTION = (15.3, 9.6)
+PIECES_FORWARD = (12.5, 1.7)
+PIECES_FIXED = 42 * MIB
+PIECES_SLACK = (2.9, 1.0, 0)
 # What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted
 # on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
 # last product on twelve of ..._whole.json called o_...
@@ -103,7 +110,7 @@ def is_shortened(config: RunConfig) -> bool:
     """Return whether recomputed layers leave out the last product of their MLP; an MLP in tiles
     does not.
 
-    Source: medexp.models.patches.mlp_recompute."""
+    Source: medexp.models.patches.fused_mlp."""
     is_plain = (
         is_fused(config)
         and config.lora.dropout == 0
@@ -179,7 +186,10 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
         return compiled_step_bytes(config, tokens)
     shape = config.model.shape
     weight, beside = dequantised_bytes(shape), 2 * tokens * count_beside_llama(shape)
-    if is_in_mlp(config):
+    if is_in_mlp(config) and is_shortened(config):
+        layer = beside + _layer_in_pieces_bytes(config, tokens)
+        per_hidden, weights, fixed = PIECES_SLACK
+    elif is_in_mlp(config):
         again = (
             2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn) + beside
         )
@@ -188,21 +198,31 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
             + weight
             + beside
         )
-        layer, is_whole = max(again, backward), not is_shortened(config)
+        layer = max(again, backward)
+        per_hidden, weights, fixed = SLACK_WITH_LAST_PRODUCT
     else:
         layer = (
             2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + ATTENTION_ALONE_PER_FFN * shape.ffn)
             + weight
             + beside
         )
-        is_whole = False
-    per_hidden, weights, fixed = SLACK_WITH_LAST_PRODUCT if is_whole else SLACK
+        per_hidden, weights, fixed = SLACK
     slack = max(
         2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight
     )
     return int(layer) - _staging_bytes(config, tokens), int(
         max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(config)
     )
+
+
+def _layer_in_pieces_bytes(config: RunConfig, tokens: int) -> float:
+    """Return what a layer takes whose MLP is computed in pieces, at the larger of its two peaks:
+    where its attention goes back, and in a forward pass, where SwiGLU is there as a whole."""
+    shape = config.model.shape
+    (per_hidden, per_kv), (forward_per_hidden, per_ffn) = PIECES_ATTENTION, PIECES_FORWARD
+    attention = per_hidden * shape.hidden + per_kv * kv_width(shape)
+    forward = forward_per_hidden * shape.hidden + per_ffn * shape.ffn
+    return 2 * tokens * max(attention, forward) + PIECES_FIXED
 
 
 def _staging_bytes(config: RunConfig, tokens: int) -> int:
@@ -257,7 +277,7 @@ def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
 def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
     """Return how many 16-bit numbers the tensors hold that autograd saves of a compiled layer: five
     as wide as the model, keys before and after rotation, queries and attention's output and keys
-    and values padded by a block, two as wide as the MLP.
+    and values padded by a block, two as wide as the MLP or as each of its pieces.
 
     Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
     """
@@ -265,12 +285,14 @@ def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
     limit = config.training.max_seq_tokens
     padded = count_attended_tokens(tokens // limit, limit)
     query, kv = query_width(shape), kv_width(shape)
+    pieces = count_pieces(shape) if is_shortened(config) else 1
+    widths = [piece.stop - piece.start for piece in cut(shape.ffn, pieces)]
     return (
         [tokens * shape.hidden] * 5
         + [tokens * kv] * 2
         + [padded * query] * 2
         + [padded * kv] * 2
-        + [tokens * shape.ffn] * 2
+        + [tokens * width for width in widths] * 2
         + [tokens * beside for beside in (count_beside_llama(shape),) if beside]
     )
 
@@ -279,6 +301,12 @@ def count_attended_tokens(cases: int, longest: int) -> int:
     """Return the tokens of a batch as attention takes them, every case padded to the longest and by
     a block: many short cases are more."""
     return cases * (longest + PADDED_TOKENS)
+
+
+def sent_bytes(config: RunConfig, levers: Levers) -> int:
+    """Return the bytes that the waiting layers save in a micro-batch, which cross the link."""
+    tokens = levers.micro_batch * config.training.max_seq_tokens
+    return 2 * levers.waiting_layers * sum(_count_saved_numbers(config, tokens))
 
 
 def waiting_bytes(config: RunConfig, levers: Levers) -> int:

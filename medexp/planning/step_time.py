@@ -96,7 +96,8 @@ def estimate_micro_batch(config: RunConfig, levers: Levers) -> MicroBatch:
     passes = 2 * PASSES_BESIDE_PRODUCTS * (2 + recomputed) / 3
     beside_s = shape.layers * passes * (shape.hidden + shape.ffn) / (memory * 1e9)
     is_quantised = config.model.quantisation is Quantisation.nf4
-    dequantised = (2 + recomputed) * shape.layers * count_layer_parameters(shape) - left_out
+    # of a layer that is computed again, gate and up serve two products (`left_out` is down's)
+    dequantised = (2 + recomputed) * shape.layers * count_layer_parameters(shape) - 3 * left_out
     dequantised_s = is_quantised * dequantised * DEQUANTISED_BYTES / (memory * 1e9)
     launched_s = shape.layers * LAUNCH_S_A_LAYER * (2 + recomputed) / 3
     gaps_s = shape.layers * GAPS_S_A_LAYER

@@ -144,19 +144,17 @@ SETTINGS = (
     ),
 )
 
-_MLP = "recomputed layers compute their last product, and steps take a few percent longer"
-LORA_MLP = PrivateName("unsloth", "kernels.fast_lora.LoRA_MLP", _MLP)
+_MLP = (
+    "recomputed layers compute their last product, and steps take a few percent longer and more"
+    " memory"
+)
 FUSED_MLP = PrivateName("unsloth", "kernels.fast_lora.apply_lora_mlp_swiglu", _MLP)
-LORA_PARAMETERS = PrivateName("unsloth", "kernels.fast_lora.get_lora_parameters", _MLP)
-LORA_PRODUCT = PrivateName("unsloth", "kernels.fast_lora.matmul_lora", _MLP)
-SWIGLU = PrivateName("unsloth", "kernels.fast_lora.swiglu_fg_kernel", _MLP)
-SWIGLU_BACKWARD = PrivateName("unsloth", "kernels.fast_lora.swiglu_DWf_DW_dfg_kernel", _MLP)
-AMP_FORWARD = PrivateName("unsloth", "kernels.fast_lora.torch_amp_custom_fwd", _MLP)
+PROJECTION = PrivateName("unsloth", "kernels.fast_lora.get_lora_parameters_bias", _MLP)
 
 _NO_FP8 = "products cannot be computed in FP8; set hardware.fp8=false"
 FUSED_ATTENTION = PrivateName("unsloth", "kernels.fast_lora.apply_lora_qkv", _NO_FP8)
 FUSED_OUTPUT = PrivateName("unsloth", "kernels.fast_lora.apply_lora_o", _NO_FP8)
-PROJECTION = PrivateName("unsloth", "kernels.fast_lora.get_lora_parameters_bias", _NO_FP8)
+LORA_PRODUCT = PrivateName("unsloth", "kernels.fast_lora.matmul_lora", _NO_FP8)
 ATTENTION_SLOT = PrivateName("unsloth", "layer.self_attn.apply_qkv", _NO_FP8)
 OUTPUT_SLOT = PrivateName("unsloth", "layer.self_attn.apply_o", _NO_FP8)
 

@@ -3,7 +3,6 @@ it keeps between its passes; the real one is compared with on a card
 (benchmarks/train/check_patches.py)."""
 
 from collections.abc import Callable
-from functools import wraps
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -23,6 +22,20 @@ def matmul_lora(X: Any, weight: Any, state: Any, a: Any, b: Any, scale: float) -
 
 def activation(gate: Any, up: Any) -> Any:
     return nn.functional.silu(gate) * up
+
+
+def activation_backward(gradient: Any, gate: Any, up: Any) -> tuple[Any, Any, Any]:
+    """What goes out of `activation`, and the gradients of `up` and of `gate`, in new memory."""
+    with torch.enable_grad():
+        leaves = [each.detach().requires_grad_() for each in (gate, up)]
+        inside = activation(*leaves)
+    of_gate, of_up = torch.autograd.grad(inside, leaves, gradient)
+    return inside.detach(), of_up, of_gate
+
+
+def lora_gradients(hidden: Any, gradient: Any, a: Any, b: Any, scale: float) -> tuple[Any, Any]:
+    hidden, gradient = (each.reshape(-1, each.shape[-1]) for each in (hidden, gradient))
+    return scale * (gradient @ b).t() @ hidden, scale * gradient.t() @ (hidden @ a.t())
 
 
 class LoRAMLP(torch.autograd.Function):
@@ -55,17 +68,17 @@ class LoRAMLP(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_out):
-        gate_w, _, gate_s, up_w, _, up_s, down_w, _, down_s, _ = ctx.custom_saved_tensors
-        *tensors, _, _, _ = ctx.saved_tensors
-        leaves = [each.detach().requires_grad_() for each in tensors]
-        gate_a, gate_b, up_a, up_b, down_a, down_b, hidden, *_ = leaves
-        with torch.enable_grad():
-            gate, up = (
-                matmul_lora(hidden, gate_w, None, gate_a, gate_b, gate_s),
-                matmul_lora(hidden, up_w, None, up_a, up_b, up_s),
-            )
-            out = matmul_lora(activation(gate, up), down_w, None, down_a, down_b, down_s)
-        d_ga, d_gb, d_ua, d_ub, d_da, d_db, d_hidden = torch.autograd.grad(out, leaves[:7], d_out)
+        gate_w, _, gate_s, up_w, _, up_s, down_w, _, down_s, swiglu_backward = (
+            ctx.custom_saved_tensors
+        )
+        gate_a, gate_b, up_a, up_b, down_a, down_b, hidden, gate, up, *_ = ctx.saved_tensors
+        d_inside = matmul_lora(d_out, down_w.t(), None, down_b.t(), down_a.t(), down_s)
+        inside, d_up, d_gate = swiglu_backward(d_inside, gate, up)
+        d_hidden = matmul_lora(d_up, up_w.t(), None, up_b.t(), up_a.t(), up_s)
+        d_hidden += matmul_lora(d_gate, gate_w.t(), None, gate_b.t(), gate_a.t(), gate_s)
+        d_da, d_db = lora_gradients(inside, d_out, down_a, down_b, down_s)
+        d_ua, d_ub = lora_gradients(hidden, d_up, up_a, up_b, up_s)
+        d_ga, d_gb = lora_gradients(hidden, d_gate, gate_a, gate_b, gate_s)
         none = [None] * 7
         return (
             d_hidden,
@@ -102,61 +115,36 @@ def apply_lora_o(attention: Any, X: Any) -> Any:
     return attention.o_proj(X)
 
 
-def kernels_with(function: Any) -> SimpleNamespace:
-    """The names of unsloth.kernels.fast_lora that are used, around `function`."""
+def make_kernels() -> SimpleNamespace:
+    """The names of unsloth.kernels.fast_lora that are used."""
 
     def apply_lora_mlp_swiglu(self: Any, X: Any, inplace: bool = True) -> Any:
         projections = [
             value for name in NAMES for value in get_lora_parameters(getattr(self, name))
         ]
-        return function.apply(X, *projections, activation, None, inplace, None, None, None, None)
+        return LoRAMLP.apply(
+            X, *projections, activation, activation_backward, inplace, None, None, None, None
+        )
 
     return SimpleNamespace(
-        LoRA_MLP=function,
         apply_lora_mlp_swiglu=apply_lora_mlp_swiglu,
-        get_lora_parameters=get_lora_parameters,
         get_lora_parameters_bias=lambda projection: (*get_lora_parameters(projection), None),
         apply_lora_qkv=apply_lora_qkv,
         apply_lora_o=apply_lora_o,
         matmul_lora=matmul_lora,
-        swiglu_fg_kernel=activation,
-        swiglu_DWf_DW_dfg_kernel=activation,
-        torch_amp_custom_fwd=lambda function: function,
     )
 
 
-class Reordered:
-    """What a function keeps between its passes, with up's adapter held before gate's."""
+def half_as_large(kernels: SimpleNamespace) -> SimpleNamespace:
+    """`kernels` that give an adapter's scale in another unit, under the same name."""
+    plain = kernels.get_lora_parameters_bias
 
-    def __init__(self, ctx: Any):
-        self.__dict__["ctx"] = ctx
+    def get_lora_parameters_bias(projection: Any) -> Any:
+        weight, state, a, b, scale, bias = plain(projection)
+        return weight, state, a, b, scale / 2, bias
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.ctx, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.ctx, name, value)
-
-    def save_for_backward(self, *tensors: Any) -> None:
-        self.ctx.save_for_backward(*tensors[2:4], *tensors[:2], *tensors[4:])
-
-    @property
-    def saved_tensors(self) -> tuple[Any, ...]:
-        held = self.ctx.saved_tensors
-        return (*held[2:4], *held[:2], *held[4:])
-
-
-class SavesInAnotherOrder(LoRAMLP):
-    """Right in itself, with the same inputs and the same names."""
-
-    @staticmethod
-    @wraps(LoRAMLP.forward)
-    def forward(ctx, *given):
-        return LoRAMLP.forward(Reordered(ctx), *given)
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        return LoRAMLP.backward(Reordered(ctx), *gradients)
+    kernels.get_lora_parameters_bias = get_lora_parameters_bias
+    return kernels
 
 
 class Layer(nn.Module):

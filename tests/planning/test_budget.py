@@ -27,18 +27,34 @@ NOTHING_SAVED = [
     "hardware.offload_layers=0",
     "hardware.offload_embedding=false",
 ]
-EIGHT_B = ["hardware=rtx4050_6gb", *NOTHING_SAVED]
+EIGHT_B = ["hardware=rtx4050_6gb", *NOTHING_SAVED, "evaluation.answers=0"]
 
 
 def points(name: str, date: str = "2026-11-22", card: str = "h200") -> list[dict]:
     return json.loads((RESULTS / f"{date}_{card}{name}.json").read_text())
 
 
-LATEST = [
+def is_whole(point: dict) -> bool:
+    """Does it compute its MLP as it did on 2026-11-26: as a whole?"""
+    overrides = str(point["overrides"])
+    return not is_compiled(point) or "last_product=true" in overrides or "attention" in overrides
+
+
+def is_plain(point: dict) -> bool:
+    return "hardware.engine=transformers" in point["overrides"]
+
+
+def is_compiled(point: dict) -> bool:
+    return "hardware.compile_layers=false" not in point["overrides"] and not is_plain(point)
+
+
+MEASURED = [
     point
     for name in ("", "_whole", "_small", "_wide")
     for point in points(name, "2026-11-26", "h100")
 ]
+PIECES = points("_pieces", "2026-11-30")
+LATEST = [*filter(is_whole, MEASURED), *PIECES]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +88,6 @@ def budgeted(resolved):
     return made
 
 
-def is_plain(point: dict) -> bool:
-    return "hardware.engine=transformers" in point["overrides"]
-
-
 def is_fitted_on(point: dict) -> bool:
     """A constant of compiled layers was set by it, or by the same step in another process."""
     (family, shape, *_), tokens = point["name"].split("_"), point["micro_batch"] * point["seq"]
@@ -83,18 +95,15 @@ def is_fitted_on(point: dict) -> bool:
     return (
         (family == "s" and is_compiled(point))
         or family in ("o", "zw")
+        or family == "p"
         or point["name"] == "k_w_1b_k12"
         or is_small
     )
 
 
-def is_compiled(point: dict) -> bool:
-    return "hardware.compile_layers=false" not in point["overrides"] and not is_plain(point)
-
-
 def test_what_lies_there_after_loading_is_exact(budgeted):
     every = (
-        points("") + points("_validation") + points("_double_buffer") + points("_unseen") + LATEST
+        points("") + points("_validation") + points("_double_buffer") + points("_unseen") + MEASURED
     )
     fresh = {point["name"]: point for point in reversed(every) if not is_plain(point)}
     assert len(fresh) == 103
@@ -122,7 +131,7 @@ def errors(budgeted, measured: list[dict], *more: str, beside: int = 0) -> list[
 
 def test_all_that_was_measured_with_today_s_settings(budgeted):
     found = errors(budgeted, LATEST)
-    assert len(found) == 115
+    assert len(found) == 61
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
     assert min(found) >= -1
@@ -131,7 +140,9 @@ def test_all_that_was_measured_with_today_s_settings(budgeted):
 def test_what_tensors_take_in_compiled_layers_follows_from_the_shape(budgeted):
     """Nothing of it is the allocator's: all terms of a step but the slack."""
     measured = [
-        each for each in LATEST if is_compiled(each) and each["micro_batch"] * each["seq"] >= 1024
+        each
+        for each in filter(is_whole, MEASURED)
+        if is_compiled(each) and each["micro_batch"] * each["seq"] >= 1024
     ]
     plain = [
         each
@@ -144,13 +155,22 @@ def test_what_tensors_take_in_compiled_layers_follows_from_the_shape(budgeted):
         slack = {term.name: term.num_bytes for term in needed.terms}["allocator slack"]
         tensors = needed.bytes_in(Phase.training) - slack
         off.append(100 * (tensors - point["train_allocated_bytes"]) / point["train_reserved_bytes"])
-    assert len(off) == 62
+    assert len(off) == 20
     assert max(map(abs, off)) <= 0.6
+
+
+def test_what_tensors_take_with_an_mlp_in_pieces_follows_from_the_shape(budgeted):
+    for point in PIECES:
+        if point["micro_batch"] * point["seq"] >= 1024:
+            _, needed = budgeted(point)
+            slack = {term.name: term.num_bytes for term in needed.terms}["allocator slack"]
+            tensors = needed.bytes_in(Phase.training) - slack
+            assert tensors == pytest.approx(point["train_allocated_bytes"], rel=0.015), point
 
 
 def test_points_that_nothing_was_fitted_on(budgeted):
     found = errors(budgeted, [point for point in LATEST if not is_fitted_on(point)])
-    assert len(found) == 53
+    assert len(found) == 26
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
     assert min(found) >= -1
@@ -192,8 +212,8 @@ def test_activations_on_the_host_take_one_layer_of_the_card_however_many_wait(re
     # what was seen to leave a layer of 2 x 2,048 tokens (benchmarks/train), in pieces of 8 MiB
     saved = 487 * MIB
     waiting = {term.name: term.num_bytes for term in many.terms}["activations of kept layers"]
-    assert 14 * saved <= waiting <= 14 * 1.06 * saved
-    assert many.link_bytes - few.link_bytes == pytest.approx(4 * 2 * 9 * waiting / 14)
+    assert 14 * saved <= waiting <= 14 * 1.12 * saved
+    assert many.link_bytes - few.link_bytes == pytest.approx(4 * 2 * 9 * saved, rel=0.005)
 
 
 def test_plain_transformers_as_fitted(budgeted):
@@ -238,7 +258,7 @@ def test_the_golden_bytes_of_the_seed_s_recipe(resolved):
     assert terms["layer weights"] == 32 * (218_103_808 // 2 + 2 * 8192)
     assert terms["embedding"] == terms["lm_head"] == 2 * 128_256 * 4096
     assert terms["LoRA parameters"] == 4 * 41_943_040
-    assert needed.peak_bytes == 7_566_710_603
+    assert needed.peak_bytes == 7_088_375_398
 
 
 def test_a_decoder_layer_of_the_8b(resolved):

@@ -245,7 +245,7 @@ def test_a_settled_plan_is_kept_where_this_machine_can_hold_it(
 ) -> None:
     asked = resolved("hardware=rtx4050_6gb", IN_TURN)
     result = planner.choose_plan(asked)[0].levers
-    plan = predict_plan(asked, replace(result, micro_batch=2, accumulation=4))
+    plan = predict_plan(asked, replace(result, micro_batch=1, accumulation=8))
     assert result != plan.levers
     smaller = replace(asked, hardware=replace(asked.hardware, host_ram_gib=3.2))
     in_order = replace(smaller, training=replace(asked.training, group_by_length=True))

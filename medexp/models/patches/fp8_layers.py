@@ -9,7 +9,7 @@ for all of them; what is computed again, and gradients, only for their own layer
 has the figures). So the forward pass stays exact unless it is asked for. Attention, norms, adapters
 and the head compute as they did, and so does everything while no step is trained.
 
-Recomputed layers leave out their last product (`mlp_recompute` says why).
+MLPs are computed a piece of their width at a time (`mlp_pieces` says why).
 """
 
 from collections.abc import Callable
@@ -20,9 +20,16 @@ from typing import Any
 
 import torch
 
-from medexp.models.patches.fp8_products import ExactProduct, Mlp, Products
+from medexp.models.patches import exact_products, fp8_products
+from medexp.models.patches.fp8_products import ExactProduct, Products
 from medexp.models.patches.fp8_weights import find_row_scales
-from medexp.models.patches.mlp_recompute import list_decoder_layers
+from medexp.models.patches.fused_mlp import (
+    PROJECTIONS,
+    get_function,
+    list_decoder_layers,
+    read_projections,
+)
+from medexp.models.patches.mlp_pieces import make_mlp_function
 from medexp.system import private_names
 
 FIRST_CAPABILITY = (8, 9)
@@ -30,11 +37,7 @@ FIRST_CAPABILITY = (8, 9)
 TOLERANCE = 0.15
 # torch._scaled_mm takes no other widths; a block of an NF4 weight is as wide at least.
 UNIT = 16
-ATTENTION, OUTPUT, MLP = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("o_proj",),
-    ("gate_proj", "up_proj", "down_proj"),
-)
+ATTENTION, OUTPUT, MLP = ("q_proj", "k_proj", "v_proj"), ("o_proj",), PROJECTIONS
 _PARTS = (
     private_names.FUSED_MLP,
     private_names.FUSED_ATTENTION,
@@ -48,11 +51,12 @@ _PARTS = (
 class FP8Passes:
     """Which passes of a layer are rounded, beside that of its gradients: those that compute it
     again, of layers that are recomputed, and with `rounds_forward` every other. Where it `shortens`
-    them, recomputed layers leave out their last product."""
+    them, recomputed layers leave out what nobody reads; MLPs are computed in so many `pieces`."""
 
     is_recomputed: Callable[[Any], bool]
     rounds_forward: bool
     shortens: bool
+    pieces: int
 
 
 def find_reason_against_fp8(kernels: Any) -> str | None:
@@ -78,7 +82,8 @@ def multiply_in_fp8(network: Any, kernels: Any, passes: FP8Passes) -> int:
     for.
     """
     # Compiled layers share what stands in the place of a function: one of each kind.
-    make = cache(_Maker(kernels, passes).make)
+    maker = _Maker(kernels, passes)
+    make, make_mlp = cache(maker.make), cache(maker.make_mlp)
     count = 0
     for layer in list_decoder_layers(network):
         is_recomputed = passes.is_recomputed(layer)
@@ -91,10 +96,10 @@ def multiply_in_fp8(network: Any, kernels: Any, passes: FP8Passes) -> int:
                 _keep_row_scales(layer.self_attn, names)
                 setattr(layer.self_attn, slot.last, make(names, exact, is_recomputed))
                 count += len(names)
-        fused = getattr(layer.mlp.__dict__.get("forward"), "__func__", None)
+        fused = get_function(layer.mlp)
         if fused is kernels.apply_lora_mlp_swiglu and _are_plain(layer.mlp, MLP):
             _keep_row_scales(layer.mlp, MLP)
-            layer.mlp.forward = MethodType(make(MLP, fused, is_recomputed), layer.mlp)
+            layer.mlp.forward = MethodType(make_mlp(is_recomputed), layer.mlp)
             count += len(MLP)
     return count
 
@@ -122,32 +127,46 @@ class _Maker:
     ) -> Callable[..., Any]:
         """Return the forward pass of these projections of a layer in the place of `exact`, which
         goes on computing the passes that are not rounded and have no gradients."""
-        read, rounds_forward = self.kernels.get_lora_parameters_bias, self.passes.rounds_forward
+        kernels, rounds_forward = self.kernels, self.passes.rounds_forward
         product: ExactProduct | None = (
-            None if is_recomputed or rounds_forward else self.kernels.matmul_lora
+            None if is_recomputed or rounds_forward else kernels.matmul_lora
         )
-        leaves_out = is_recomputed and self.passes.shortens
-
-        def flatten(owner: Any) -> list[Any]:
-            flat: list[Any] = []
-            for name in names:
-                projection = getattr(owner, name)
-                weight, state, *rest = read(projection)
-                flat += [weight, state, projection.fp8_scales, *rest]
-            return flat
 
         def forward(self: Any, hidden: Any, *others: Any, **named: Any) -> Any:
-            has_gradients = torch.is_grad_enabled()
-            is_trained = self.training and hidden.dtype is torch.bfloat16
-            if not is_trained or not (has_gradients or rounds_forward):
+            if not _is_trained(self, hidden) or not (torch.is_grad_enabled() or rounds_forward):
                 return exact(self, hidden, *others, **named)
-            flat = flatten(self)
-            if names == MLP:
-                return Mlp.apply(hidden, product, not (leaves_out and has_gradients), *flat)
-            outs = Products.apply(hidden, product, *flat)
+            outs = Products.apply(hidden, product, *read_projections(self, names, kernels))
             return outs if len(names) > 1 else outs[0]
 
         return forward
+
+    def make_mlp(self, is_recomputed: bool) -> Callable[..., Any]:
+        """Return the forward pass of an MLP."""
+        kernels, pieces = self.kernels, self.passes.pieces
+        rounds_forward = self.passes.rounds_forward
+        exact = make_mlp_function(exact_products, exact_products, pieces)
+        first = make_mlp_function(
+            fp8_products if rounds_forward else exact_products, fp8_products, pieces
+        )
+        trained = make_mlp_function(
+            fp8_products if is_recomputed or rounds_forward else exact_products,
+            fp8_products,
+            pieces,
+            keeps=not is_recomputed,
+            is_read=not (is_recomputed and self.passes.shortens),
+        )
+
+        def forward(self: Any, hidden: Any, inplace: bool = True) -> Any:
+            flat = read_projections(self, MLP, kernels)
+            if not _is_trained(self, hidden):
+                return exact.apply(hidden, *flat)
+            return (trained if torch.is_grad_enabled() else first).apply(hidden, *flat)
+
+        return forward
+
+
+def _is_trained(owner: Any, hidden: Any) -> bool:
+    return owner.training and hidden.dtype is torch.bfloat16
 
 
 def _are_plain(owner: Any, names: tuple[str, ...]) -> bool:

@@ -15,11 +15,13 @@ from typing import Any
 
 from medexp.models.backend import Backend, load_bitsandbytes
 from medexp.models.patches.activation_offloading import HostBuffers, offload_activations
-from medexp.models.patches.mlp_recompute import leave_out_last_product
+from medexp.models.patches.fused_mlp import patch_fused_mlps
 from medexp.models.patches.unsloth_scratch import release_scratch
 
 # what an MLP saves is large enough to leave for the host: 1 MiB
 HIDDEN, FFN, TOKENS, LAYERS, RANK = 256, 512, 1088, 4, 8
+# of an MLP, two
+PIECES = 2
 # As in a run, layers that are recomputed lie between those that are not.
 KEPT = (1, 3)
 PROJECTIONS = {"gate_proj": (HIDDEN, FFN), "up_proj": (HIDDEN, FFN), "down_proj": (FFN, HIDDEN)}
@@ -50,12 +52,12 @@ class LayerRecipe:
 
 
 def make_shortening_patch(kernels: Any) -> Patch:
-    """Return the patch by which recomputed layers leave out their last product; `kernels` is
-    unsloth.kernels.fast_lora."""
+    """Return the patch by which MLPs are computed in pieces, and of recomputed layers what is read;
+    `kernels` is unsloth.kernels.fast_lora."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
-        count = leave_out_last_product(
-            layers, kernels, lambda layer: any(layer is kept_layer for kept_layer in kept)
+        count = patch_fused_mlps(
+            layers, kernels, lambda layer: any(layer is kept_layer for kept_layer in kept), PIECES
         )
         assert count == len(layers) - len(kept), f"{count} small layers took it"
 
@@ -72,7 +74,7 @@ def make_rounding_patch(kernels: Any, rounds_forward: bool, shortens: bool) -> P
         def is_recomputed(layer: Any) -> bool:
             return not any(layer is kept_layer for kept_layer in kept)
 
-        passes = FP8Passes(is_recomputed, rounds_forward, shortens)
+        passes = FP8Passes(is_recomputed, rounds_forward, shortens, PIECES)
         count = multiply_in_fp8(layers, kernels, passes)
         assert count == len(PROJECTIONS) * len(layers), f"{count} small products took it"
 

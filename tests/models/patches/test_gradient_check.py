@@ -7,12 +7,12 @@ import bitsandbytes
 import peft
 import pytest
 import torch
-from helpers.fused_mlp import LoRAMLP, SavesInAnotherOrder, kernels_with, layers_with
+from helpers.fused_mlp import half_as_large, layers_with, make_kernels
 
 from medexp.config.changes import change_values
 from medexp.config.schema import Device, Dtype, RunConfig
 from medexp.errors import HostMemoryError
-from medexp.models import loading as model_loading
+from medexp.models import layer_patches
 from medexp.models.patches import activation_offloading, gradient_check
 from medexp.models.patches.gradient_check import (
     LayerRecipe,
@@ -33,7 +33,7 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradient_check, "_found", {})
 
 
-RIGHT, OTHER = kernels_with(LoRAMLP), kernels_with(SavesInAnotherOrder)
+RIGHT, OTHER = make_kernels(), half_as_large(make_kernels())
 
 
 def recipe(kernels: Any = RIGHT) -> LayerRecipe:
@@ -75,17 +75,17 @@ def test_activations_do_leave(monkeypatch):
     assert sum(sent) > 2 * 2 * gradient_check.TOKENS * gradient_check.FFN  # there and back
 
 
-def test_another_order_of_tensors_is_seen():
+def test_an_adapter_of_another_scale_is_seen():
     found = find_difference(make_shortening_patch(OTHER), recipe(OTHER))
     assert found is not None
-    assert found.startswith("19 of 25 gradients of small layers were wrong with it")
+    assert found.startswith("25 of 25 gradients of small layers were wrong with it")
 
 
 def test_a_copy_that_loses_something_is_refused_and_nothing_is_patched(monkeypatch, resolved):
     run = without_a_card(resolved("hardware=rtx4050_6gb", "model.shape.layers=3"))
     run = change_values(run, {"hardware.checkpoint_skip_layers": 3})
     layers, pieces = kept_layers(), activation_offloading.HostBuffers(0, pinned=False)
-    model_loading.offload_kept_activations(run, layers, pieces, STACK)
+    layer_patches.offload_kept_activations(run, layers, pieces, STACK)
     assert all("forward" in layer.__dict__ for layer in layers)
     monkeypatch.setattr(activation_offloading, "_copy", loses_half)
     monkeypatch.setattr(gradient_check, "_found", {})
@@ -93,7 +93,7 @@ def test_a_copy_that_loses_something_is_refused_and_nothing_is_patched(monkeypat
     with pytest.raises(
         HostMemoryError, match=r"were wrong with it.*set hardware\.offload_activations=false"
     ) as refused:
-        model_loading.offload_kept_activations(run, layers, pieces, STACK)
+        layer_patches.offload_kept_activations(run, layers, pieces, STACK)
     assert refused.value.why == "activations cannot wait in host memory: gradients would be wrong"
     assert not any("forward" in layer.__dict__ for layer in layers)
 
@@ -102,7 +102,7 @@ def test_kept_layers_that_are_not_marked_keep_their_activations(resolved):
     run = resolved("hardware=rtx4050_6gb", "model.shape.layers=3")
     run = change_values(run, {"hardware.checkpoint_skip_layers": 2})
     with pytest.raises(HostMemoryError, match="Unsloth marks 3 layers as kept and 2 are to be"):
-        model_loading.offload_kept_activations(
+        layer_patches.offload_kept_activations(
             run, kept_layers(), activation_offloading.HostBuffers(0, pinned=False), STACK
         )
 

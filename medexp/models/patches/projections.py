@@ -1,0 +1,46 @@
+"""A frozen weight with its adapter, as autograd functions are given it, and what both arithmetics
+(`exact_products`, `fp8_products`) compute for the adapter, never rounded.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Projection(NamedTuple):
+    """A frozen weight [outputs, inputs], how bitsandbytes quantised it (None where it is not), the
+    scales of its rows for FP8 (None without); its adapter: A [r, inputs], B [outputs, r] (None
+    where it is switched off), their scale; the weight's bias [outputs] or None."""
+
+    weight: Any
+    state: Any
+    scales: Any
+    a: Any
+    b: Any
+    scale: float
+    bias: Any
+
+
+def split(flat: tuple[Any, ...]) -> list[Projection]:
+    """Return the projections whose fields are `flat`, one after the other."""
+    size = len(Projection._fields)
+    return [Projection(*flat[start : start + size]) for start in range(0, len(flat), size)]
+
+
+@torch.library.custom_op("medexp::add_product_", mutates_args=("out",))
+def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float) -> None:
+    """Add `scale` times `left` @ `right` to `out`, without gradients. Traced by torch.compile,
+    `addmm_` would copy `out` first."""
+    out.addmm_(left, right, alpha=scale)
+
+
+def adapter_gradients(hidden: Any, gradient: Any, narrow: Any, made: Projection) -> tuple[Any, ...]:
+    """Return the gradients of a projection's seven fields; only those of its adapter are there.
+    `narrow` is the gradient between its matrices [tokens, r]."""
+    inside = hidden @ made.a.to(hidden.dtype).t()
+    return place_gradients(made.scale * (narrow.t() @ hidden), made.scale * (gradient.t() @ inside))
+
+
+def place_gradients(of_a: Any, of_b: Any) -> tuple[Any, ...]:
+    """Return them where a projection's fields have A and B."""
+    return (None, None, None, of_a, of_b, None, None)
