@@ -5,9 +5,10 @@ python benchmarks/train/check_patches.py --model /tmp/llama8b --out results/
 
 Loads the model as medexp.train does, with streamed and kept layers and activations on the host;
 says what each patch changes in the gradients and how long it took to see. Then the fault that other
-versions of Unsloth could bring, a function of equal inputs that saves its tensors in another order,
-a copy to the host that loses half of what it copies, and a hand-back that changes a weight's
-scales: each must be found, and the model must load without the patch. Ends with 1 if one is not.
+versions of Unsloth could bring, a function of the same name that gives an adapter's scale in
+another unit, a copy to the host that loses half of what it copies, and a hand-back that changes a
+weight's scales: each must be found, and the model must load without the patch. Ends with 1 if one
+is not.
 Writes check_patches.json. Other overrides of medexp.train may follow, such as
 model=deepseek_r1_distill_qwen_14b.
 """
@@ -37,47 +38,15 @@ ALL_THREE = [  # patches that a plan for a laptop's card takes
 ]
 
 
-class Reordered:
-    """What a function keeps between its passes, its tensors held in another order."""
+def halve_scales(read: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], tuple[Any, ...]]:
+    """`read`, a projection's parameters with its adapter's scale in another unit."""
 
-    def __init__(self, ctx: Any):
-        object.__setattr__(self, "ctx", ctx)
+    @wraps(read)
+    def other(projection: Any) -> tuple[Any, ...]:
+        weight, state, a, b, scale, bias = read(projection)
+        return weight, state, a, b, scale / 2, bias
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.ctx, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.ctx, name, value)
-
-    def save_for_backward(self, *tensors: Any) -> None:
-        """Up's adapter before gate's, and up's output before gate's."""
-        self.ctx.save_for_backward(
-            *tensors[2:4], *tensors[:2], *tensors[4:7], tensors[8], tensors[7], *tensors[9:]
-        )
-
-    @property
-    def saved_tensors(self) -> tuple[Any, ...]:
-        """In the order that the backward pass asks for."""
-        held = self.ctx.saved_tensors
-        return (*held[2:4], *held[:2], *held[4:7], held[8], held[7], *held[9:])
-
-
-def saves_in_another_order(function: Any) -> Any:
-    """`function`, right in itself and with the same inputs, that keeps its tensors in another
-    order.
-    """
-
-    class Other(function):
-        @staticmethod
-        @wraps(function.forward)
-        def forward(ctx: Any, *given: Any) -> Any:
-            return function.forward(Reordered(ctx), *given)
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            return function.backward(Reordered(ctx), *gradients)
-
-    return Other
+    return other
 
 
 def compose_config(model: str, overrides: list[str]) -> Any:
@@ -213,9 +182,10 @@ def main() -> int:
     results["again"] = check_patches(stack, load, say)
 
     kernels = stack.unsloth.kernels.fast_lora
-    say("planted: the fused MLP saves its tensors in another order")
-    with plant_fault(kernels, "LoRA_MLP", saves_in_another_order(kernels.LoRA_MLP)):
-        results["another order"] = check_patches(stack, load, say)
+    say("planted: a projection's parameters come with half the adapter's scale")
+    read = kernels.get_lora_parameters_bias
+    with plant_fault(kernels, "get_lora_parameters_bias", halve_scales(read)):
+        results["another scale"] = check_patches(stack, load, say)
     copy = activation_offloading._copy
 
     def loses_half(to: Any, source: Any) -> None:
@@ -243,7 +213,7 @@ def main() -> int:
         ),
         "all three were tried": len(results["as installed"]["patches"]) == 3,
         "recomputed layers are shortened": results["as installed"].get("MLPs patched", 0) > 0,
-        "another order is found and left off": results["another order"].get("MLPs patched") == 0,
+        "another scale is found and left off": results["another scale"].get("MLPs patched") == 0,
         "half a copy is found and refused": (
             "gradients would be wrong" in str(results["half a copy"].get("why"))
         ),

@@ -144,7 +144,7 @@ class Sweeps:
         """The process of a trial."""
         return int(json.loads((self.folder / str(trial) / "process.json").read_text())["pid"])
 
-    def until(self, file: str, holds: str = "", seconds: float = 120) -> None:
+    def until(self, file: str, holds: str = "", seconds: float = 300) -> None:
         """Wait until `file` in the sweep's folder is there and holds this text."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -10,10 +10,10 @@ whole MLP; the gradient of the input is added up a piece at a time.
     out = again.apply(hidden, *gate, *up, *down)  # three Projections
 
 Gradient checkpointing runs a layer again for what its backward pass needs of the inside. The
-layer's output is not among it, and so neither is the MLP's, of which nothing is computed then
-(`is_read`): a third of what is computed again. NaN stands in its place: whoever reads it after all
-ends the run by its loss, instead of training on a wrong number. torch's own checkpointing stops
-early for that reason; Unsloth's runs the layer to its end.
+layer's output is not among it, and so neither is the MLP's, which is not computed then (`is_read`):
+its last product is a quarter of what would be computed again. NaN stands in its place: whoever
+reads it after all ends the run by its loss, instead of training on a wrong number. torch's own
+checkpointing stops early for that reason; Unsloth's runs the layer to its end.
 
 Source: the forward and backward pass of `unsloth.kernels.fast_lora.LoRA_MLP`.
 """
