@@ -167,6 +167,7 @@ def _write_cosines(options: argparse.Namespace) -> None:
     from medexp.models.patches.fp8_layers import FP8Passes, multiply_in_fp8
     from medexp.models.tokenizer import load_tokenizer
     from medexp.planning import planner
+    from medexp.planning.pieces import count_pieces
 
     run = compose_run(words)
     run = planner.apply_plan(run, planner.choose_plan(run)[0])
@@ -178,7 +179,12 @@ def _write_cosines(options: argparse.Namespace) -> None:
     def compute(batch: list[tuple[Any, Any]], fp8: str = EXACT) -> dict[str, Any]:
         network = model_loading.load_model(run, found, tokenizer, stack).network.train()
         if fp8 != EXACT:
-            passes = FP8Passes(lambda layer: not layer_patches.is_kept(layer), fp8 == ALL, True)
+            passes = FP8Passes(
+                lambda layer: not layer_patches.is_kept(layer),
+                rounds_forward=fp8 == ALL,
+                shortens=True,
+                pieces=count_pieces(run.model.shape),
+            )
             multiply_in_fp8(network, stack.unsloth.kernels.fast_lora, passes)
         return _compute_gradients(network, batch)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import compose_run, encode_rows
+from rows import load_embedded
 from torch.utils.checkpoint import checkpoint
 
 from medexp.models.patches.fp8_weights import LARGEST, LEAST, find_row_scales
@@ -98,26 +98,14 @@ def row(
 
 def load(adapter: Path | None) -> tuple[Any, list[tuple[Any, Any]]]:
     """Return the network, its products ready to be rounded, and the cases as tokens and labels."""
-    from medexp.models import backend, loading, weights
-    from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
-    from medexp.system import machine
-
-    words = ["hardware=cpu", "dataset=clinical_cases", "prompt=clinical_sections"]
-    words += [f"lora.start_from={adapter.absolute()}"] if adapter else []
-    run = compose_run(words)
-    stack = backend.load_backend(run.hardware, machine.cache_dir())
-    found = weights.find_weights(run.model)
-    if found.gguf is not None:
-        found = weights.convert_gguf(found, run.model, stack)
-    tokenizer = load_tokenizer(found, stack)
-    encoded = encode_rows(bind_run_prompt(run, tokenizer), tokenizer)[: 2 * CASES]
-    network = loading.load_model(run, found, tokenizer, stack).network.train()
+    words = [f"lora.start_from={adapter.absolute()}"] if adapter else []
+    network, cases = load_embedded(words, 2 * CASES)
     for layer in list_decoder_layers(network):
         for owner, names in PROJECTIONS.items():
             for name in names:
                 make_rounding(getattr(getattr(layer, owner), name))
         make_recomputing(layer)
-    return network, [(torch.tensor([row.input_ids]), torch.tensor([row.labels])) for row in encoded]
+    return network, cases
 
 
 def compute_gradients(

@@ -12,7 +12,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from rows import compose_run, encode_rows
+from rows import load_embedded
 
 from medexp.models.patches import exact_products
 from medexp.models.patches.fused_mlp import PROJECTIONS, list_decoder_layers
@@ -68,24 +68,13 @@ def make_forward(pieces: int) -> Callable[..., Any]:
 
 def load() -> tuple[Any, list[tuple[Any, Any]]]:
     """The network, its weights as bfloat16 has them, and cases as tokens and labels."""
-    from medexp.models import backend, loading, weights
-    from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
-    from medexp.system import machine
-
-    run = compose_run(["hardware=cpu", "dataset=clinical_cases", "prompt=clinical_sections"])
-    stack = backend.load_backend(run.hardware, machine.cache_dir())
-    found = weights.find_weights(run.model)
-    if found.gguf is not None:
-        found = weights.convert_gguf(found, run.model, stack)
-    tokenizer = load_tokenizer(found, stack)
-    encoded = encode_rows(bind_run_prompt(run, tokenizer), tokenizer)[:CASES]
-    network = loading.load_model(run, found, tokenizer, stack).network.train()
+    network, cases = load_embedded([], CASES)
     torch.manual_seed(0)
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
         parameter.data = parameter.data.bfloat16().float()
-    return network, [(torch.tensor([row.input_ids]), torch.tensor([row.labels])) for row in encoded]
+    return network, cases
 
 
 if __name__ == "__main__":

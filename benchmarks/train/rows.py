@@ -37,6 +37,27 @@ def encode_rows(run: RunConfig, tokenizer: Any) -> list[EncodedCase]:
     return list(prepare(run, split, make_vocabulary(tokenizer, run.prompt)).rows)
 
 
+def load_embedded(words: list[str], count: int) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Return the embedded model in training on a CPU, with `words` beside, and its first `count`
+    training cases as tokens and labels [1, tokens]."""
+    import torch
+
+    from medexp.models import backend, loading, weights
+    from medexp.models.tokenizer import bind_run_prompt, load_tokenizer
+    from medexp.system import machine
+
+    cases = ["hardware=cpu", "dataset=clinical_cases", "prompt=clinical_sections"]
+    run = compose_run([*cases, *words])
+    stack = backend.load_backend(run.hardware, machine.cache_dir())
+    found = weights.find_weights(run.model)
+    if found.gguf is not None:
+        found = weights.convert_gguf(found, run.model, stack)
+    tokenizer = load_tokenizer(found, stack)
+    rows = encode_rows(bind_run_prompt(run, tokenizer), tokenizer)[:count]
+    network = loading.load_model(run, found, tokenizer, stack).network.train()
+    return network, [(torch.tensor([row.input_ids]), torch.tensor([row.labels])) for row in rows]
+
+
 def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -115,7 +115,7 @@ def _find_reason_to_leave_whole(
     if not fused:
         return None
     return find_difference_once(
-        "mlp_recompute", make_shortening_patch(kernels), _make_recipe(config, fused[0].mlp, stack)
+        "fused_mlp", make_shortening_patch(kernels), _make_recipe(config, fused[0].mlp, stack)
     )
 
 

@@ -266,7 +266,7 @@ MEASURED_WITH_FP8 = [  # benchmarks/train, 2026-11-30
 
 
 def test_what_products_in_fp8_bring_on_the_card_that_was_measured(resolved):
-    levers = Levers(8, 1, 28, True, 0)
+    levers = Levers(4, 2, 23, True, 0)
     run = resolved(CARD, *MEASURED_WITH_FP8)
     none, gradients, everything = (
         predict_plan(run, replace(levers, fp8=fp8)).tokens_per_s for fp8 in (False, True, "all")

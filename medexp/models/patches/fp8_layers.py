@@ -2,7 +2,8 @@
 while they are trained, where the card multiplies such numbers twice as fast as bfloat16.
 
     # from now on; evaluation is as it was
-    count = multiply_in_fp8(network, kernels, FP8Passes(is_recomputed, rounds_forward=False))
+    passes = FP8Passes(is_recomputed, rounds_forward=False, shortens=True, pieces=4)
+    count = multiply_in_fp8(network, kernels, passes)
 
 A forward pass in e4m3 goes wrong a little more in every layer, and the gradient of the last pays
 for all of them; what is computed again, and gradients, only for their own layer (benchmarks/train

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from medexp.models.patches.fp8_weights import round_rows, round_weight
-from medexp.models.patches.projections import Projection, adapter_gradients, add_product, split
+from medexp.models.patches.projections import Projection, add_product, place_gradients, split
 from medexp.planning.pieces import Piece
 
 # (input [tokens, inputs], weight, its state, A, B, the adapter's scale) -> [tokens, outputs]
@@ -107,6 +107,15 @@ def _project_back(gradient: Any, made: Projection) -> tuple[Any, Any]:
     return out, narrow
 
 
+def _adapter_gradients(
+    hidden: Any, gradient: Any, narrow: Any, made: Projection
+) -> tuple[Any, ...]:
+    """Return the gradients of a projection's seven fields; only those of its adapter are there.
+    `narrow` is the gradient between its matrices [tokens, r]."""
+    inside = hidden @ made.a.to(hidden.dtype).t()
+    return place_gradients(made.scale * (narrow.t() @ hidden), made.scale * (gradient.t() @ inside))
+
+
 class Products(torch.autograd.Function):  # type: ignore[misc]
     """Several products of one input [..., inputs], which is rounded once for all of them."""
 
@@ -132,5 +141,5 @@ class Products(torch.autograd.Function):  # type: ignore[misc]
             flat = gradient.reshape(-1, gradient.shape[-1])
             back, narrow = _project_back(flat, made)
             of_input.append(back)
-            of_adapters += adapter_gradients(wide, flat, narrow, made)
+            of_adapters += _adapter_gradients(wide, flat, narrow, made)
         return (sum(of_input[1:], of_input[0]).view(hidden.shape), None, *of_adapters)

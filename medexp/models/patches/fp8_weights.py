@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from medexp.models.patches.nf4_weights import dequantise_scales, read_codes, read_on_card
+from medexp.models.patches.nf4_weights import dequantise_scales, read_codes, read_on_card, take_part
 from medexp.planning.pieces import Piece
 
 # The largest number of e4m3. A row of zeros is divided by a scale that is not zero.
@@ -57,7 +57,5 @@ def round_weight(
     else:
         blocks = (dequantise_scales(state) / scales[:, None])[..., None]
         numbers = (read_codes(weight, state) * blocks).view(*state.shape)
-    numbers = numbers[slice(None) if rows is None else rows.part]
-    numbers = numbers[:, slice(None) if columns is None else columns.part]
-    rounded = numbers.to(torch.float8_e4m3fn)
+    rounded = take_part(numbers, rows, columns).to(torch.float8_e4m3fn)
     return rounded.t().contiguous() if transposed else rounded.contiguous()

@@ -52,25 +52,7 @@ def make_mlp_function(
                 ctx.save_for_backward(hidden)
                 return torch.full_like(hidden, math.nan)
             wide = _flatten(hidden, flat)
-            gate_made, up_made, down_made = split(flat)
-            read = _Reader(forward_products, wide, gate_made, up_made)
-            insides, kept = [], []
-            for piece in cut(_width(gate_made), pieces):
-                gate, up, _, _ = read.open(piece)
-                if keeps:
-                    insides.append(swiglu(gate, up))
-                    kept += [gate, up]
-                else:
-                    swiglu_(gate, up)
-                    insides.append(gate)
-            inside = torch.cat(insides, 1)
-            del insides
-            out = forward_products.multiply(inside, down_made)
-            if down_made.a is not None:
-                narrow = inside @ down_made.a.to(inside.dtype).t()
-                add_product(out, narrow, down_made.b.to(out.dtype).t(), down_made.scale)
-            if down_made.bias is not None:
-                out.add_(down_made.bias.to(out.dtype))
+            out, kept = _go_forward(forward_products, wide, split(flat), pieces, keeps)
             ctx.save_for_backward(hidden, *kept)
             return out.view(hidden.shape)
 
@@ -78,49 +60,84 @@ def make_mlp_function(
         def backward(ctx: Any, gradient: Any) -> Any:
             hidden, *kept = ctx.saved_tensors
             wide = _flatten(hidden, ctx.projections)
-            dtype = wide.dtype
-            flat = gradient.reshape(-1, gradient.shape[-1]).to(dtype)
-            gate_made, up_made, down_made = split(ctx.projections)
-            products = backward_products
-            read = _Reader(products, wide, gate_made, up_made)
-            operand = products.prepare_gradient(flat, down_made)
-            # between the matrices of the adapters: [tokens, r]
-            down_b = down_made.b.to(dtype)
-            of_down = flat @ down_b
-            gate_narrow: Any = None
-            up_narrow: Any = None
-            down_narrow: Any = None
-            out: Any = None
-            of_gate_b, of_up_b, of_down_a = [], [], []
-            for place, piece in enumerate(cut(_width(gate_made), pieces)):
-                known = kept[2 * place : 2 * place + 2]
-                gate, up, gate_opened, up_opened = read.open(piece, known)
-                inside = products.go_back_through_columns(operand, down_made, piece, dtype)
-                down_a = down_made.a[:, piece.part].to(dtype)
-                add_product(inside, of_down, down_a, down_made.scale)
-                if kept:
-                    inside, gate, up = swiglu_backward(inside, gate, up)
-                else:
-                    swiglu_backward_(inside, gate, up)
-                # From here on `inside` is SwiGLU, and `gate` and `up` are gradients.
-                of_down_a.append(of_down.t() @ inside)
-                of_gate_b.append(gate.t() @ read.gate_narrow)
-                of_up_b.append(up.t() @ read.up_narrow)
-                down_narrow = _sum(down_narrow, inside @ down_a.t())
-                gate_narrow = _sum(gate_narrow, gate @ gate_made.b[piece.part].to(dtype))
-                up_narrow = _sum(up_narrow, up @ up_made.b[piece.part].to(dtype))
-                out = products.go_back_through_rows(out, gate, gate_opened, gate_made, piece)
-                out = products.go_back_through_rows(out, up, up_opened, up_made, piece)
-            add_product(out, gate_narrow, gate_made.a.to(dtype), gate_made.scale)
-            add_product(out, up_narrow, up_made.a.to(dtype), up_made.scale)
-            return (
-                out.view(hidden.shape),
-                *_scale(gate_made, gate_narrow.t() @ wide, torch.cat(of_gate_b)),
-                *_scale(up_made, up_narrow.t() @ wide, torch.cat(of_up_b)),
-                *_scale(down_made, torch.cat(of_down_a, 1), flat.t() @ down_narrow),
+            flat = gradient.reshape(-1, gradient.shape[-1]).to(wide.dtype)
+            of_input, of_adapters = _go_back(
+                backward_products, wide, flat, split(ctx.projections), pieces, kept
             )
+            return (of_input.view(hidden.shape), *of_adapters)
 
     return Mlp
+
+
+def _go_forward(
+    products: Any, wide: Any, made: list[Projection], pieces: int, keeps: bool
+) -> tuple[Any, list[Any]]:
+    """Return the output [tokens, inputs], and the outputs of gate and up, a piece after the other,
+    if it `keeps` them."""
+    gate_made, up_made, down_made = made
+    read = _Reader(products, wide, gate_made, up_made)
+    insides, kept = [], []
+    for piece in cut(_width(gate_made), pieces):
+        gate, up, _, _ = read.open(piece)
+        if keeps:
+            insides.append(swiglu(gate, up))
+            kept += [gate, up]
+        else:
+            swiglu_(gate, up)
+            insides.append(gate)
+    inside = torch.cat(insides, 1)
+    del insides
+    out = products.multiply(inside, down_made)
+    if down_made.a is not None:
+        narrow = _narrow(inside, down_made)
+        add_product(out, narrow, down_made.b.to(out.dtype).t(), down_made.scale)
+    if down_made.bias is not None:
+        out.add_(down_made.bias.to(out.dtype))
+    return out, kept
+
+
+def _go_back(
+    products: Any, wide: Any, gradient: Any, made: list[Projection], pieces: int, kept: list[Any]
+) -> tuple[Any, tuple[Any, ...]]:
+    """Return the gradients of the input [tokens, inputs] and of the projections' fields, for the
+    `gradient` of the output; `kept` are the outputs of gate and up, if they were."""
+    gate_made, up_made, down_made = made
+    dtype = wide.dtype
+    read = _Reader(products, wide, gate_made, up_made)
+    operand = products.prepare_gradient(gradient, down_made)
+    # between the matrices of the adapters: [tokens, r]
+    of_down = gradient @ down_made.b.to(dtype)
+    gate_narrow: Any = None
+    up_narrow: Any = None
+    down_narrow: Any = None
+    out: Any = None
+    of_gate_b, of_up_b, of_down_a = [], [], []
+    for place, piece in enumerate(cut(_width(gate_made), pieces)):
+        known = kept[2 * place : 2 * place + 2]
+        gate, up, gate_opened, up_opened = read.open(piece, known)
+        inside = products.go_back_through_columns(operand, down_made, piece, dtype)
+        down_a = down_made.a[:, piece.part].to(dtype)
+        add_product(inside, of_down, down_a, down_made.scale)
+        if kept:
+            inside, gate, up = swiglu_backward(inside, gate, up)
+        else:
+            swiglu_backward_(inside, gate, up)
+        # From here on `inside` is SwiGLU, and `gate` and `up` are gradients.
+        of_down_a.append(of_down.t() @ inside)
+        of_gate_b.append(gate.t() @ read.gate_narrow)
+        of_up_b.append(up.t() @ read.up_narrow)
+        down_narrow = _sum(down_narrow, inside @ down_a.t())
+        gate_narrow = _sum(gate_narrow, gate @ gate_made.b[piece.part].to(dtype))
+        up_narrow = _sum(up_narrow, up @ up_made.b[piece.part].to(dtype))
+        out = products.go_back_through_rows(out, gate, gate_opened, gate_made, piece)
+        out = products.go_back_through_rows(out, up, up_opened, up_made, piece)
+    add_product(out, gate_narrow, gate_made.a.to(dtype), gate_made.scale)
+    add_product(out, up_narrow, up_made.a.to(dtype), up_made.scale)
+    return out, (
+        *_scale(gate_made, gate_narrow.t() @ wide, torch.cat(of_gate_b)),
+        *_scale(up_made, up_narrow.t() @ wide, torch.cat(of_up_b)),
+        *_scale(down_made, torch.cat(of_down_a, 1), gradient.t() @ down_narrow),
+    )
 
 
 class _Reader:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from medexp.models.backend import load_bitsandbytes
 from medexp.planning.pieces import Piece
 
@@ -15,11 +17,19 @@ def dequantise(
     On a card nothing but that part is made; pieces of columns are whole blocks of 64.
     """
     if state is None:
-        return weight[_part(rows), _part(columns)].to(dtype)
+        return take_part(weight, rows, columns).to(dtype)
     if weight.is_cuda:
         return read_on_card(weight, state, None, rows, columns, dtype)
     dense = load_bitsandbytes().functional.dequantize_4bit(weight, state)
-    return dense[_part(rows), _part(columns)].to(dtype)
+    return take_part(dense, rows, columns).to(dtype)
+
+
+def take_part(numbers: Any, rows: Piece | None, columns: Piece | None) -> Any:
+    """Return these `rows` and `columns` (None: all) of `numbers` [rows, columns], not copied."""
+    return numbers[
+        slice(None) if rows is None else rows.part,
+        slice(None) if columns is None else columns.part,
+    ]
 
 
 def dequantise_scales(state: Any) -> Any:
@@ -29,8 +39,6 @@ def dequantise_scales(state: Any) -> Any:
     scales = state.absmax
     if state.nested:
         outer = state.state2
-        import torch
-
         block = torch.arange(scales.numel(), device=scales.device) // outer.blocksize
         scales = outer.code[scales.int()] * outer.absmax[block] + state.offset
     return scales.view(rows, columns // state.blocksize)
@@ -38,8 +46,6 @@ def dequantise_scales(state: Any) -> Any:
 
 def read_codes(weight: Any, state: Any) -> Any:
     """Return the numbers of an NF4 weight before they are scaled, float32 [rows, blocks, block]."""
-    import torch
-
     rows, columns = state.shape
     # the high half of a byte is the first number
     shifts = torch.tensor([4, 0], dtype=torch.int32, device=weight.device)
@@ -70,7 +76,3 @@ def read_on_card(
         weight, state.absmax, code2, absmax2, state.offset if outer is not None else None,
         state.code, scales, state.blocksize, block2, width, [*rows], [*columns], dtype, transposed,
     )  # fmt: skip
-
-
-def _part(piece: Piece | None) -> slice:
-    return slice(None) if piece is None else piece.part

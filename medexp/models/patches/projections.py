@@ -1,6 +1,4 @@
-"""A frozen weight with its adapter, as autograd functions are given it, and what both arithmetics
-(`exact_products`, `fp8_products`) compute for the adapter, never rounded.
-"""
+"""A frozen weight with its adapter, as autograd functions are given it and return its gradients."""
 
 from typing import Any, NamedTuple
 
@@ -32,13 +30,6 @@ def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scal
     """Add `scale` times `left` @ `right` to `out`, without gradients. Traced by torch.compile,
     `addmm_` would copy `out` first."""
     out.addmm_(left, right, alpha=scale)
-
-
-def adapter_gradients(hidden: Any, gradient: Any, narrow: Any, made: Projection) -> tuple[Any, ...]:
-    """Return the gradients of a projection's seven fields; only those of its adapter are there.
-    `narrow` is the gradient between its matrices [tokens, r]."""
-    inside = hidden @ made.a.to(hidden.dtype).t()
-    return place_gradients(made.scale * (narrow.t() @ hidden), made.scale * (gradient.t() @ inside))
 
 
 def place_gradients(of_a: Any, of_b: Any) -> tuple[Any, ...]:
