@@ -394,7 +394,7 @@ def _make_collator(
         if is_masked:
             step["attention_mask"] = pad([[1] * length for length in lengths], 0)
         else:
-            step["position_ids"] = torch.arange(longest).expand(len(rows), -1)
+            step["position_ids"] = torch.arange(longest).repeat(len(rows), 1)
 
         def cut(cases: list[int]) -> dict[str, Any]:
             width = max(lengths[case] for case in cases)

@@ -151,6 +151,9 @@ def test_a_step_asks_the_card_for_no_number_before_its_optimizer_has_run(
     with_unsloth = change_values(made.run, {"hardware.engine": Engine.unsloth})
     masked = trainer._make_collator(with_unsloth, 0)(rows)
     assert masked["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    # A card's loader pins them, which torch refuses where rows share their numbers.
+    for step in (whole, masked):
+        assert all(tensor.is_contiguous() for tensor in step.values() if hasattr(tensor, "shape"))
 
 
 UNSLOTHS_DEFAULTS = {  # of its SFTConfig, unsloth/models/rl.py
