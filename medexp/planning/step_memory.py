@@ -48,6 +48,9 @@ PIECES_ATTENTION = (15.3, 9.6)
 PIECES_FORWARD = (12.5, 1.7)
 PIECES_FIXED = 42 * MIB
 PIECES_SLACK = (2.9, 1.0, 0)
+# ... with gradients in FP8, hidden numbers a token: rows in 8 bits, and a product before it is
+# added to another. Not measured; a step planned without it ran out of memory on 2026-12-01.
+FP8_BESIDE = 2.0
 # What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted
 # on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
 # last product on twelve of ..._whole.json called o_...
@@ -68,6 +71,9 @@ KEPT_EACH = 1.24
 # ... or waits on the host, and only one layer's more than without is on the card: four points of
 # the 8B shape; five of 1B and 3B.
 WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
+# ... with an MLP in pieces, of what a layer saves: five points, 6 to 20 layers on the card; nine
+# whose layers wait (2026-12-01_h200_pieces.json).
+KEPT_IN_PIECES, WAITING_IN_PIECES = 0.96, 1.42
 # The size of the pieces that medexp.models.patches.activation_offloading moves.
 WAITING_PIECE = 8 * MIB
 # Attention pads a case by a block of so many tokens.
@@ -122,7 +128,9 @@ def is_shortened(config: RunConfig) -> bool:
 def _list_unsloth_terms(config: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     training = Phase.training
     recompute, fitted = (
-        _compiled_bytes(config, tokens) if levers.compiled else _eager_bytes(config, levers, tokens)
+        _compiled_bytes(config, levers, tokens)
+        if levers.compiled
+        else _eager_bytes(config, levers, tokens)
     )
     staging = _staging_bytes(config, tokens) if is_offloaded(config) else 0
     loss = _loss_bytes(config)
@@ -179,7 +187,7 @@ def _make_hidden_state_term(config: RunConfig, tokens: int) -> Term:
     )
 
 
-def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
+def _compiled_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int, int]:
     """Return what tensors take beside staging and loss, and what the allocator reserves for all of
     it."""
     if not is_fused(config):
@@ -187,7 +195,7 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
     shape = config.model.shape
     weight, beside = dequantised_bytes(shape), 2 * tokens * count_beside_llama(shape)
     if is_in_mlp(config) and is_shortened(config):
-        layer = beside + _layer_in_pieces_bytes(config, tokens)
+        layer = beside + _layer_in_pieces_bytes(config, levers, tokens)
         per_hidden, weights, fixed = PIECES_SLACK
     elif is_in_mlp(config):
         again = (
@@ -215,12 +223,13 @@ def _compiled_bytes(config: RunConfig, tokens: int) -> tuple[int, int]:
     )
 
 
-def _layer_in_pieces_bytes(config: RunConfig, tokens: int) -> float:
+def _layer_in_pieces_bytes(config: RunConfig, levers: Levers, tokens: int) -> float:
     """Return what a layer takes whose MLP is computed in pieces, at the larger of its two peaks:
     where its attention goes back, and in a forward pass, where SwiGLU is there as a whole."""
     shape = config.model.shape
     (per_hidden, per_kv), (forward_per_hidden, per_ffn) = PIECES_ATTENTION, PIECES_FORWARD
-    attention = per_hidden * shape.hidden + per_kv * kv_width(shape)
+    rounded = FP8_BESIDE if levers.fp8 else 0.0
+    attention = (per_hidden + rounded) * shape.hidden + per_kv * kv_width(shape)
     forward = forward_per_hidden * shape.hidden + per_ffn * shape.ffn
     return 2 * tokens * max(attention, forward) + PIECES_FIXED
 
@@ -263,6 +272,13 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
 
 
 def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
+    if is_shortened(config):
+        saved = 2 * sum(_count_saved_numbers(config, tokens))
+        return int(
+            WAITING_IN_PIECES * saved
+            if levers.waiting_layers
+            else KEPT_IN_PIECES * levers.kept_layers * saved
+        )
     if levers.waiting_layers:
         return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(config, tokens))) + WAITING_FIXED
     beside_llama = count_beside_llama(config.model.shape)

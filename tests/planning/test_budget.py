@@ -53,7 +53,7 @@ MEASURED = [
     for name in ("", "_whole", "_small", "_wide")
     for point in points(name, "2026-11-26", "h100")
 ]
-PIECES = points("_pieces", "2026-11-30")
+PIECES = points("_pieces", "2026-11-30") + points("_pieces", "2026-12-01")
 LATEST = [*filter(is_whole, MEASURED), *PIECES]
 
 
@@ -131,7 +131,7 @@ def errors(budgeted, measured: list[dict], *more: str, beside: int = 0) -> list[
 
 def test_all_that_was_measured_with_today_s_settings(budgeted):
     found = errors(budgeted, LATEST)
-    assert len(found) == 61
+    assert len(found) == 88
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
     assert min(found) >= -1
@@ -161,7 +161,8 @@ def test_what_tensors_take_in_compiled_layers_follows_from_the_shape(budgeted):
 
 def test_what_tensors_take_with_an_mlp_in_pieces_follows_from_the_shape(budgeted):
     for point in PIECES:
-        if point["micro_batch"] * point["seq"] >= 1024:
+        is_kept = "checkpoint_skip_layers" in str(point["overrides"])
+        if point["micro_batch"] * point["seq"] >= 1024 and not is_kept:
             _, needed = budgeted(point)
             slack = {term.name: term.num_bytes for term in needed.terms}["allocator slack"]
             tensors = needed.bytes_in(Phase.training) - slack
@@ -170,7 +171,7 @@ def test_what_tensors_take_with_an_mlp_in_pieces_follows_from_the_shape(budgeted
 
 def test_points_that_nothing_was_fitted_on(budgeted):
     found = errors(budgeted, [point for point in LATEST if not is_fitted_on(point)])
-    assert len(found) == 26
+    assert len(found) == 39
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
     assert min(found) >= -1

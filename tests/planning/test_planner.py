@@ -106,7 +106,7 @@ def test_manual_keeps_the_batch_and_a_number_stays(resolved):
 def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose_plan(run)
-    assert chosen.levers == Levers(2, 4, 23, False, 6, kept_on_host=True)
+    assert chosen.levers == Levers(2, 4, 24, False, 6, kept_on_host=True)
     without, _ = planner.choose_plan(resolved(CARD, ON_CARD))
     assert chosen.tokens_per_s > 1.03 * without.tokens_per_s
     assert chosen.budget.host_bytes <= limits.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
@@ -177,7 +177,7 @@ def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
     chosen, _ = planner.choose_plan(run)
     run = planner.apply_plan(run, chosen)
     assert (run.training.micro_batch, run.training.accumulation) == (2, 4)
-    assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (23, False)
+    assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (24, False)
     assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (6, True)
     assert planner.choose_plan(run)[0].levers == chosen.levers
 
@@ -301,7 +301,7 @@ def test_a_plan_in_words_and_as_values(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose_plan(run)
     assert (
-        "6 layers not recomputed, their activations on the host: 5.17 of 5.25 GiB"
+        "6 layers not recomputed, their activations on the host: 5.19 of 5.25 GiB"
         in planner.describe_plan(chosen, 5.25)
     )
     values = planner.plan_as_dict(chosen)

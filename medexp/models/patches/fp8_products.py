@@ -17,7 +17,13 @@ from typing import Any
 import torch
 
 from medexp.models.patches.fp8_weights import round_rows, round_weight
-from medexp.models.patches.projections import Projection, add_product, place_gradients, split
+from medexp.models.patches.projections import (
+    Projection,
+    add,
+    add_product,
+    place_gradients,
+    split,
+)
 from medexp.planning.pieces import Piece
 
 # (input [tokens, inputs], weight, its state, A, B, the adapter's scale) -> [tokens, outputs]
@@ -67,7 +73,15 @@ def go_back_through_rows(
     rounded = round_rows(gradient, made.scales[piece.part])
     weight = round_weight(made.weight, made.state, made.scales, transposed=True, rows=piece)
     back = _multiply_scaled(rounded, weight, made.scales.new_ones(len(weight)), gradient.dtype)
-    return back if out is None else out.add_(back)
+    return _add(out, back)
+
+
+def _add(out: Any, other: Any) -> Any:
+    """Return `out` with `other` added to it; `other` if it is None."""
+    if out is None:
+        return other
+    add(out, other)
+    return out
 
 
 def multiply(values: Any, made: Projection) -> Any:
@@ -135,11 +149,11 @@ class Products(torch.autograd.Function):  # type: ignore[misc]
         """Return the gradients of the input and of every adapter."""
         (hidden,) = ctx.saved_tensors
         wide = hidden.reshape(-1, hidden.shape[-1])
-        of_input: list[Any] = []
+        of_input: Any = None
         of_adapters: list[Any] = []
         for made, gradient in zip(split(ctx.projections), gradients, strict=True):
             flat = gradient.reshape(-1, gradient.shape[-1])
             back, narrow = _project_back(flat, made)
-            of_input.append(back)
+            of_input = _add(of_input, back)
             of_adapters += _adapter_gradients(wide, flat, narrow, made)
-        return (sum(of_input[1:], of_input[0]).view(hidden.shape), None, *of_adapters)
+        return (of_input.view(hidden.shape), None, *of_adapters)

@@ -32,6 +32,13 @@ def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scal
     out.addmm_(left, right, alpha=scale)
 
 
+@torch.library.custom_op("medexp::add_", mutates_args=("out",))
+def add(out: torch.Tensor, other: torch.Tensor) -> None:
+    """Add `other` to `out`, without gradients. Traced by torch.compile, several sums in a row would
+    be one kernel that waits until all they add is there."""
+    out.add_(other)
+
+
 def place_gradients(of_a: Any, of_b: Any) -> tuple[Any, ...]:
     """Return them where a projection's fields have A and B."""
     return (None, None, None, of_a, of_b, None, None)
