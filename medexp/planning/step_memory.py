@@ -194,7 +194,7 @@ def _compiled_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int
         return compiled_step_bytes(config, tokens)
     shape = config.model.shape
     weight, beside = dequantised_bytes(shape), 2 * tokens * count_beside_llama(shape)
-    if is_in_mlp(config) and is_shortened(config):
+    if is_shortened(config):
         layer = beside + _layer_in_pieces_bytes(config, levers, tokens)
         per_hidden, weights, fixed = PIECES_SLACK
     elif is_in_mlp(config):
@@ -272,15 +272,12 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
 
 
 def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
-    if is_shortened(config):
-        saved = 2 * sum(_count_saved_numbers(config, tokens))
-        return int(
-            WAITING_IN_PIECES * saved
-            if levers.waiting_layers
-            else KEPT_IN_PIECES * levers.kept_layers * saved
-        )
+    saved = 2 * sum(_count_saved_numbers(config, tokens))
+    in_pieces = is_shortened(config)
     if levers.waiting_layers:
-        return int(WAITING_ONCE * 2 * sum(_count_saved_numbers(config, tokens))) + WAITING_FIXED
+        return int(WAITING_IN_PIECES * saved if in_pieces else WAITING_ONCE * saved + WAITING_FIXED)
+    if in_pieces:
+        return int(KEPT_IN_PIECES * levers.kept_layers * saved)
     beside_llama = count_beside_llama(config.model.shape)
     layer_bytes = (
         2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn + beside_llama)

@@ -44,6 +44,21 @@ def _multiply_scaled(rounded: tuple[Any, Any], right: Any, right_scales: Any, dt
     )
 
 
+def _multiply_back(
+    rounded: tuple[Any, Any],
+    made: Projection,
+    dtype: Any,
+    rows: Piece | None = None,
+    columns: Piece | None = None,
+) -> Any:
+    """Return what was `rounded`, a gradient with the scales of these rows in it, times these `rows`
+    and `columns` (None: all) of a frozen weight, in `dtype`."""
+    weight = round_weight(
+        made.weight, made.state, made.scales, transposed=True, rows=rows, columns=columns
+    )
+    return _multiply_scaled(rounded, weight, made.scales.new_ones(len(weight)), dtype)
+
+
 def prepare(values: Any) -> Any:
     """Return the rows of `values` [tokens, inputs] in e4m3, and their scales."""
     return round_rows(values)
@@ -71,9 +86,7 @@ def go_back_through_rows(
     """Return the gradient of the input [tokens, inputs], to which these outputs are added; `out` is
     that of the pieces before, None for the first."""
     rounded = round_rows(gradient, made.scales[piece.part])
-    weight = round_weight(made.weight, made.state, made.scales, transposed=True, rows=piece)
-    back = _multiply_scaled(rounded, weight, made.scales.new_ones(len(weight)), gradient.dtype)
-    return _add(out, back)
+    return _add(out, _multiply_back(rounded, made, gradient.dtype, rows=piece))
 
 
 def _add(out: Any, other: Any) -> Any:
@@ -92,8 +105,7 @@ def multiply(values: Any, made: Projection) -> Any:
 
 def go_back_through_columns(operand: Any, made: Projection, piece: Piece, dtype: Any) -> Any:
     """Return the gradient of these inputs [tokens, piece]."""
-    weight = round_weight(made.weight, made.state, made.scales, transposed=True, columns=piece)
-    return _multiply_scaled(operand, weight, made.scales.new_ones(len(weight)), dtype)
+    return _multiply_back(operand, made, dtype, columns=piece)
 
 
 def _project(hidden: Any, made: Projection, exact: ExactProduct | None, rounded: Any) -> Any:
@@ -113,9 +125,7 @@ def _project_back(gradient: Any, made: Projection) -> tuple[Any, Any]:
     """Return the gradient of a product's input [tokens, inputs], and of what its adapter has
     between its matrices [tokens, r]."""
     dtype = gradient.dtype
-    rounded = round_rows(gradient, made.scales)
-    weight = round_weight(made.weight, made.state, made.scales, transposed=True)
-    out = _multiply_scaled(rounded, weight, made.scales.new_ones(len(weight)), dtype)
+    out = _multiply_back(prepare_gradient(gradient, made), made, dtype)
     narrow = gradient @ made.b.to(dtype)
     add_product(out, narrow, made.a.to(dtype), made.scale)
     return out, narrow
