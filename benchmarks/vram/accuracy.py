@@ -51,7 +51,13 @@ def predict_peak_bytes(point: dict) -> int:
     compiled = hardware.compile_layers == "auto" and run.hardware.engine is Engine.unsloth
     on_host = hardware.offload_activations is True
     levers = Levers(
-        point["micro_batch"], 2, *saved, compiled, hardware.tile_mlp is True, kept_on_host=on_host
+        point["micro_batch"],
+        2,
+        *saved,
+        compiled,
+        hardware.tile_mlp is True,
+        kept_on_host=on_host,
+        fp8=False if hardware.fp8 == "auto" else hardware.fp8,
     )
     needed = compute_budget(run, levers)
     return needed.gpu_bytes(Phase.always) + needed.gpu_bytes(Phase.training)

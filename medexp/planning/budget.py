@@ -77,6 +77,7 @@ class Budgets:
             levers.compiled,
             levers.tiled_mlp,
             levers.kept_on_host,
+            levers.fp8,
         )
         parts = (
             self._part(

@@ -48,9 +48,9 @@ PIECES_ATTENTION = (15.3, 9.6)
 PIECES_FORWARD = (12.5, 1.7)
 PIECES_FIXED = 42 * MIB
 PIECES_SLACK = (2.9, 1.0, 0)
-# ... with gradients in FP8, hidden numbers a token: rows in 8 bits, and a product before it is
-# added to another. Not measured; a step planned without it ran out of memory on 2026-12-01.
-FP8_BESIDE = 2.0
+# ... and what products in FP8 take more than that, by hidden numbers a token and bytes, nothing at
+# few tokens: seventeen points of 1B, 3B and 8B shapes (2026-12-01_h200_fp8.json).
+FP8_PER_HIDDEN, FP8_FIXED = 5.0, -88 * MIB
 # What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted
 # on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
 # last product on twelve of ..._whole.json called o_...
@@ -228,10 +228,10 @@ def _layer_in_pieces_bytes(config: RunConfig, levers: Levers, tokens: int) -> fl
     where its attention goes back, and in a forward pass, where SwiGLU is there as a whole."""
     shape = config.model.shape
     (per_hidden, per_kv), (forward_per_hidden, per_ffn) = PIECES_ATTENTION, PIECES_FORWARD
-    rounded = FP8_BESIDE if levers.fp8 else 0.0
-    attention = (per_hidden + rounded) * shape.hidden + per_kv * kv_width(shape)
+    attention = per_hidden * shape.hidden + per_kv * kv_width(shape)
     forward = forward_per_hidden * shape.hidden + per_ffn * shape.ffn
-    return 2 * tokens * max(attention, forward) + PIECES_FIXED
+    rounded = max(0.0, 2 * tokens * FP8_PER_HIDDEN * shape.hidden + FP8_FIXED) if levers.fp8 else 0
+    return 2 * tokens * max(attention, forward) + rounded + PIECES_FIXED
 
 
 def _staging_bytes(config: RunConfig, tokens: int) -> int:

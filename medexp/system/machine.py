@@ -28,6 +28,8 @@ _ATTRIBUTES = {
     "capability_major": 75,
     "capability_minor": 76,
 }
+# The first compute capability that multiplies 8-bit floating point: the RTX 40 series.
+FIRST_WITH_FP8 = (8, 9)
 # in the environment of a process that torchrun has started: how many there are
 WORLD_SIZE = "WORLD_SIZE"
 # in the environment of a trial: how many run beside each other on this machine
@@ -49,7 +51,8 @@ class Calibration:
 @dataclass(frozen=True)
 class Gpu:
     """A CUDA device: its name, its whole memory in bytes, its calibration, if there was one, and
-    what its driver says of its speed: TFLOP/s and GB/s at the highest clocks (0: not known)."""
+    what its driver says of its speed: TFLOP/s and GB/s at the highest clocks (0: not known); and
+    whether it multiplies 8-bit floating point."""
 
     name: str
     total_bytes: int
@@ -57,6 +60,7 @@ class Gpu:
     calibration: Calibration | None = None
     tflops: float = 0.0
     memory_gb_per_s: float = 0.0
+    has_fp8: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def _read_gpu(driver: ctypes.CDLL, index: int) -> Gpu:
         ),
         # Bits of a clock's two transfers, in bytes: 10.5 GHz and 384 bits are 1,008 GB/s.
         memory_gb_per_s=2 * attributes["memory_clock_khz"] * attributes["memory_bus_bits"] / 8e6,
+        has_fp8=capability >= FIRST_WITH_FP8,
     )
 
 

@@ -399,8 +399,9 @@ def test_a_tag_of_ones_own_is_no_unknown_key(resolved):
     assert resolved("+tracking.tags.study=pilot").tracking.tags == {"study": "pilot"}
 
 
-def card(gib: float, has_bfloat16: bool = True) -> Machine:
-    return Machine(cores=8, system="by hand", gpus=(Gpu("the card", int(gib * GIB), has_bfloat16),))
+def card(gib: float, has_bfloat16: bool = True, has_fp8: bool = True) -> Machine:
+    here = Gpu("the card", int(gib * GIB), has_bfloat16, has_fp8=has_fp8)
+    return Machine(cores=8, system="by hand", gpus=(here,))
 
 
 def test_a_preset_with_a_card_needs_one(resolved, no_card):
@@ -447,6 +448,11 @@ def test_auto_computes_in_what_the_machine_is_fast_in(resolved, no_card):
         resolved(CARD, "hardware.dtype=auto", on=card(24, has_bfloat16=False)).hardware.dtype
         is Dtype.float16
     )
+
+
+def test_auto_leaves_fp8_to_cards_that_multiply_it(resolved):
+    assert resolved("hardware=rtx4050_6gb", on=card(24)).hardware.fp8 == "auto"
+    assert resolved("hardware=rtx4050_6gb", on=card(24, has_fp8=False)).hardware.fp8 is False
 
 
 def test_both_problems_of_a_card_are_raised_together(problems):

@@ -82,6 +82,7 @@ def budgeted(resolved):
             is_compiled(point),
             hardware.tile_mlp is True,
             kept_on_host=on_host,
+            fp8=hardware.fp8 is True,
         )
         return run, compute_budget(run, levers)
 
@@ -167,6 +168,14 @@ def test_what_tensors_take_with_an_mlp_in_pieces_follows_from_the_shape(budgeted
             slack = {term.name: term.num_bytes for term in needed.terms}["allocator slack"]
             tensors = needed.bytes_in(Phase.training) - slack
             assert tensors == pytest.approx(point["train_allocated_bytes"], rel=0.015), point
+
+
+def test_gradients_in_fp8_as_fitted(budgeted):
+    found = errors(budgeted, points("_fp8", "2026-12-01"))
+    assert len(found) == 17
+    assert median(map(abs, found)) <= 1
+    assert max(found) <= 4
+    assert min(found) >= -0.6
 
 
 def test_points_that_nothing_was_fitted_on(budgeted):

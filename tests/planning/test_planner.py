@@ -21,6 +21,7 @@ from medexp.system.units import GIB, bytes_of_gib
 
 CARD = "hardware=rtx4050_6gb"
 ON_CARD = "hardware.offload_activations=false"
+EXACT = "hardware.fp8=false"
 PRESETS = [card.preset for card in KNOWN_CARDS]
 MODELS = [
     "smollm2_135m",
@@ -63,7 +64,7 @@ def test_every_model_has_a_plan_that_fits_every_card(resolved_once, preset, mode
 
 
 def test_the_8b_fits_6_gb_only_by_leaving_parts_on_the_host(resolved):
-    chosen, _ = planner.choose_plan(resolved(CARD, ON_CARD))
+    chosen, _ = planner.choose_plan(resolved(CARD, ON_CARD, EXACT))
     assert chosen.levers == Levers(8, 1, 28, True, 0)
     with pytest.raises(VramPlanError, match=r"hardware\.vram_ceiling_gib is 5\.25"):
         planner.choose_plan(
@@ -104,10 +105,10 @@ def test_manual_keeps_the_batch_and_a_number_stays(resolved):
 
 
 def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(resolved):
-    run = resolved(CARD)
+    run = resolved(CARD, EXACT)
     chosen, _ = planner.choose_plan(run)
     assert chosen.levers == Levers(2, 4, 24, False, 6, kept_on_host=True)
-    without, _ = planner.choose_plan(resolved(CARD, ON_CARD))
+    without, _ = planner.choose_plan(resolved(CARD, ON_CARD, EXACT))
     assert chosen.tokens_per_s > 1.03 * without.tokens_per_s
     assert chosen.budget.host_bytes <= limits.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
 
@@ -177,8 +178,9 @@ def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
     chosen, _ = planner.choose_plan(run)
     run = planner.apply_plan(run, chosen)
     assert (run.training.micro_batch, run.training.accumulation) == (2, 4)
-    assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (24, False)
-    assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (6, True)
+    assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (27, True)
+    assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (4, False)
+    assert (run.hardware.fp8, run.asked["hardware.fp8"]) == (True, "auto")
     assert planner.choose_plan(run)[0].levers == chosen.levers
 
 
@@ -276,29 +278,43 @@ def test_what_products_in_fp8_bring_on_the_card_that_was_measured(resolved):
     assert none < gradients < everything
 
 
-def test_fp8_is_planned_where_it_is_asked_for_and_can_be_had(resolved):
+def test_many_tokens_at_a_time_take_more_with_fp8(resolved):
+    run = resolved(CARD)
+
+    def step_bytes(micro_batch: int, fp8: bool) -> int:
+        levers = Levers(micro_batch, 8 // micro_batch, 24, True, fp8=fp8)
+        return predict_plan(run, levers).budget.bytes_in(Phase.training)
+
+    assert step_bytes(1, True) == step_bytes(1, False)
+    assert step_bytes(8, True) > 1.05 * step_bytes(8, False)
+    # one search holds plans with and without, and neither has the bytes of the other
+    for plan in planner.rank_plans(run)[:20]:
+        assert plan.budget.peak_bytes == compute_budget(run, plan.levers).peak_bytes
+
+
+def test_fp8_is_planned_where_it_is_faster_and_can_be_had(resolved):
     def plan(*words: str) -> planner.Plan:
         return planner.choose_plan(resolved(CARD, *MEASURED_WITH_FP8, *words))[0]
 
-    assert plan().levers.fp8 is False
-    assert plan("hardware.fp8=auto").levers.fp8 is True
-    assert plan("hardware.fp8=auto", "lora.dropout=0.1").levers.fp8 is False
-    assert plan("hardware.fp8=auto", "hardware.compile_layers=false").levers.fp8 is False
+    assert plan().levers.fp8 is True
+    assert plan(EXACT).levers.fp8 is False
+    assert plan("lora.dropout=0.1").levers.fp8 is False
+    assert plan("hardware.compile_layers=false").levers.fp8 is False
     asked = plan("hardware.fp8=all")
     assert (asked.levers.fp8, asked.levers.compiled) == ("all", True)
     assert "all products in FP8" in planner.describe_plan(asked, 5.25)
-    run = planner.apply_plan(resolved(CARD, "hardware.fp8=auto"), asked)
+    run = planner.apply_plan(resolved(CARD), asked)
     assert (run.hardware.fp8, run.asked["hardware.fp8"]) == ("all", "auto")
 
 
 def test_a_plan_in_words_and_as_values(resolved):
-    on_card, _ = planner.choose_plan(resolved(CARD, ON_CARD))
+    on_card, _ = planner.choose_plan(resolved(CARD, ON_CARD, EXACT))
     words = planner.describe_plan(on_card, 5.25)
     assert words.startswith(
         "8 x 1 cases a step, 28 layers streamed from the host, embedding on the host: 5.13 of 5.25"
         " GiB, "
     )
-    run = resolved(CARD)
+    run = resolved(CARD, EXACT)
     chosen, _ = planner.choose_plan(run)
     assert (
         "6 layers not recomputed, their activations on the host: 5.19 of 5.25 GiB"
@@ -356,7 +372,7 @@ def test_host_memory_is_a_ceiling_too(resolved):
 
 
 def test_a_safer_plan_takes_less_and_keeps_the_loaded_weights_if_it_can(resolved):
-    asked = resolved(CARD, ON_CARD)
+    asked = resolved(CARD, ON_CARD, EXACT)
     chosen, _ = planner.choose_plan(asked)
     safer = planner.next_safer_plan(asked, chosen, Phase.training)
     assert (safer.levers.micro_batch, safer.levers.accumulation) == (4, 2)

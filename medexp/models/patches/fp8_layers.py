@@ -32,8 +32,8 @@ from medexp.models.patches.fused_mlp import (
 )
 from medexp.models.patches.mlp_pieces import make_mlp_function
 from medexp.system import private_names
+from medexp.system.machine import FIRST_WITH_FP8
 
-FIRST_CAPABILITY = (8, 9)
 # Gradients of four small layers differ from exact ones by less of their norm: 5 to 10 % on a CPU.
 TOLERANCE = 0.15
 # torch._scaled_mm takes no other widths; a block of an NF4 weight is as wide at least.
@@ -65,7 +65,7 @@ def find_reason_against_fp8(kernels: Any) -> str | None:
     None where they can."""
     if torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
-        if capability < FIRST_CAPABILITY:
+        if capability < FIRST_WITH_FP8:
             name, have = torch.cuda.get_device_name(), ".".join(map(str, capability))
             return (
                 f"{name} (compute capability {have}) multiplies no 8-bit floating point; cards of"
