@@ -1,40 +1,44 @@
-"""python -m medexp.calibrate: what this machine's card really does, for better predictions of speed
-and an honest ceiling.
+"""python -m medexp.calibrate: what this machine's card really does, for better predictions of
+memory and speed, and an honest ceiling.
 
-    # kept; hardware=auto uses it from then on
+    # kept; every later plan uses what steps took, and hardware=auto the rates
     python -m medexp.calibrate
-    # with the products of another model's layers
-    python -m medexp.calibrate model=deepseek_r1_distill_qwen_14b
+    # the steps and the products of another model, whose family steps were not measured of
+    python -m medexp.calibrate model=qwen3_4b
+    # rates alone, in seconds
+    python -m medexp.calibrate calibrate.memory=false
 
-Measures matrix products by shape, copies on the card and over its link, and what is free once
-CUDA's context is there. Seconds.
+Measures what two training steps take, with random weights of the model's widths; matrix products by
+shape, copies on the card and over its link, and what is free once CUDA's context is there.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from medexp.cli.app import run_command
 from medexp.cli.composition import CommandSpec
+from medexp.config.command_options import CalibrateOptions
 from medexp.config.invocation import Invocation
 from medexp.config.measured_preset import build_measured_preset
 from medexp.config.schema import Device, RunConfig
-from medexp.errors import MachineError
+from medexp.errors import BadInput, MachineError, TrainingDiverged, VramCeilingError
 from medexp.models import gpu_rates
 from medexp.models.gpu_rates import ProductRate
 from medexp.system import machine
-from medexp.system.console import Console
+from medexp.system.console import DONE, NOTE, Console
 from medexp.system.files import write_text_atomic
 from medexp.system.home import short
 from medexp.system.machine import Calibration, Gpu
 from medexp.system.private_names import find_installed_version
 from medexp.system.units import GIB, gib
+from medexp.training.step_measurement import PARTS, measure_steps, remember_steps
 
 PLANNED_TOKENS = 4096  # the products of most plans are about this long
 USUALLY_TAKEN_BYTES = GIB  # the CUDA context and a desktop take less
 
 
-def calibrate(config: RunConfig, console: Console) -> Calibration:
+def calibrate(config: RunConfig, options: CalibrateOptions, console: Console) -> Calibration:
     """Measure the first card and keep the figures for every later run.
 
     Raises: MachineError without a card.
@@ -44,6 +48,9 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
             "medexp.calibrate measures a CUDA card and this machine has none; hardware=cpu needs no"
             " calibration"
         )
+    if options.memory:
+        # First: how the allocator works is settled as the card is first touched.
+        _measure_memory(config, console)
     shape = config.model.shape
     with console.status("starting CUDA"):
         free_bytes = gpu_rates.read_free_bytes()
@@ -96,9 +103,33 @@ def calibrate(config: RunConfig, console: Console) -> Calibration:
     return found
 
 
+def _measure_memory(config: RunConfig, console: Console) -> None:
+    """Measure what steps of the model of `config` take, say it, and keep it; where they cannot be
+    measured, why: rates are measured all the same."""
+    try:
+        with console.progress("training steps", len(PARTS)) as advance:
+            steps = measure_steps(config, lambda: advance(1))
+    except (BadInput, VramCeilingError, TrainingDiverged) as error:
+        console.info(f"what training steps take was not measured: {error}", NOTE)
+        return
+    rows = [
+        (
+            f"{step.tokens:,} tokens",
+            f"{gib(step.measured_bytes):.3f}",
+            f"{gib(step.planned_bytes):.3f}",
+            f"{100 * (step.planned_bytes / step.measured_bytes - 1):+.1f} %",
+        )
+        for step in steps
+    ]
+    title = f"A training step of {steps[0].kind}; GiB beside what is always held"
+    console.table(title, ("step", "measured", "planned", "off by"), rows)
+    console.info(f"kept in {short(remember_steps(steps))}; every later plan here uses it", DONE)
+
+
 def _write_preset(config: RunConfig, card: Gpu, found: Calibration, folder: Path) -> Path:
     """Write the figures as a hardware preset into `folder`; return the file."""
     libraries = ("medexp", "torch")
+    card = replace(card, measured_steps=machine.read_measured_steps(card.name))
     name, text = build_measured_preset(
         card,
         found,
@@ -129,11 +160,11 @@ def _rows(found: Calibration, pageable: float) -> list[tuple[str, str]]:
     ]
 
 
-def _run(config: RunConfig, _invocation: Invocation[None, None]) -> float:
-    return calibrate(config, Console()).matmul_tflops
+def _run(config: RunConfig, invocation: Invocation[CalibrateOptions, None]) -> float:
+    return calibrate(config, invocation.options, Console()).matmul_tflops
 
 
-COMMAND: CommandSpec[None, None] = CommandSpec("calibrate", type(None))
+COMMAND: CommandSpec[CalibrateOptions, None] = CommandSpec("calibrate", CalibrateOptions)
 
 
 def main() -> None:

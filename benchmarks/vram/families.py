@@ -61,50 +61,29 @@ def read_shape(name: str, is_tiny: bool) -> dict:
     return shape | TINY | window if is_tiny else shape
 
 
-def make_config(shape: dict) -> object:
-    """The configuration of Transformers for a shape."""
-    import transformers
-
-    from medexp.config.families.decoder_family import CONFIG_NAMES
-
-    values = {theirs: shape[ours] for ours, theirs in CONFIG_NAMES.items()}
-    if shape["family"] in ("gemma3_text", "mistral", "phi3"):
-        values["sliding_window"] = shape["window"]
-    if shape["family"] in ("phi3", "granite", "olmo2", "smollm3"):
-        values.pop("head_dim")  # it follows there
-    if shape["family"] == "phi3":
-        values["partial_rotary_factor"] = 0.75
-        values["original_max_position_embeddings"] = 4096
-    return transformers.AutoConfig.for_model(
-        shape["family"],
-        **values,
-        max_position_embeddings=131_072,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=3,
-        dtype="bfloat16",
-    )
-
-
 def make_checkpoint(shape: dict, folder: Path, is_tiny: bool) -> float:
     """Write random weights of `shape` in NF4, and a byte-level tokenizer, to `folder`; returns the
     seconds it took."""
     import torch
     import transformers
 
+    from medexp.config.schema import Family, ModelShape
+    from medexp.models.random_decoder import build_config, make_byte_tokenizer
+
     began = time.perf_counter()
+    config = build_config(ModelShape(**shape | {"family": Family(shape["family"])}), transformers)
     torch.manual_seed(0)
     device = "cpu" if is_tiny else "cuda"
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        model = transformers.AutoModelForCausalLM.from_config(make_config(shape))
+        model = transformers.AutoModelForCausalLM.from_config(config)
     torch.set_default_dtype(torch.float32)
     quantise(model, device)
     model.save_pretrained(folder)
     del model
     if not is_tiny:
         torch.cuda.empty_cache()
-    make_tokenizer().save_pretrained(folder)
+    make_byte_tokenizer(transformers).save_pretrained(folder)
     return time.perf_counter() - began
 
 
@@ -139,21 +118,6 @@ def quantise(model: object, device: str) -> None:
     model.config.quantization_config = settings
     model.is_loaded_in_4bit = model.is_quantized = True
     model.hf_quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
-
-
-def make_tokenizer() -> object:
-    """A tokenizer whose tokens are bytes, and four special ones."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    vocabulary = {token: number for number, token in enumerate(special.values())}
-    for symbol in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary[symbol] = len(vocabulary)
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=131_072, **special)
 
 
 def write_cases(file: Path) -> None:

@@ -53,6 +53,7 @@ def measure(entry: dict, checkpoints: Path) -> list[dict]:  # noqa: PLR0915  (a 
         "compile_layers=auto",
         "tile_mlp=false",
         "page_optimizer=false",
+        "fp8=false",
     ]
     recipe = [
         "training.accumulation=2",

@@ -42,6 +42,21 @@ class PlanConfig(RunConfig):
 
 
 @dataclass
+class CalibrateOptions(Group):
+    """Whether `python -m medexp.calibrate` also measures what training steps take."""
+
+    inside: ClassVar[str] = "calibrate."
+    memory: bool = MISSING
+
+
+@dataclass
+class CalibrateConfig(RunConfig):
+    """A run whose model is measured, and what of it."""
+
+    calibrate: CalibrateOptions = MISSING
+
+
+@dataclass
 class SweepOptions(Group):
     """How many trials a sweep has in all (`python -m medexp.train -m`), how much time of a card it
     may take, and whether the run as configured is tried first where it lies outside the space.

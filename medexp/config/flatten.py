@@ -28,6 +28,7 @@ _NOT_THE_EXPERIMENT = (
     "evaluation.verifier",
     "dataset.faulty",
     "hardware.cards",
+    "hardware.measured_steps",
 )
 # Of a card, measured or published: nothing but predictions is made of them.
 _RATES = ("hardware.matmul_tflops", "hardware.memory_gb_per_s", "hardware.host_link_gb_per_s")

@@ -11,6 +11,7 @@ FORMER_VALUES: dict[str, object] = {
     "model.shape.window": None,
     "hardware.cards": 1,
     "hardware.fp8": False,
+    "hardware.measured_steps": [],
     "dataset.validation": 0,
     "dataset.stratify_by": [],
     "dataset.format": "auto",

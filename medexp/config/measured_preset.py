@@ -1,10 +1,13 @@
-"""A card's measured rates as a hardware preset: a small file that means the same on any machine.
+"""What was measured of a card as a hardware preset: a small file that means the same on any
+machine.
 
-It names the card, the rates, versions and the date; neither a user nor a path. Put into
+It names the card, its rates, what training steps took on it, versions and dates; neither a user nor
+a path. Put into
 conf/hardware of a project, or of medexp, it is chosen like the shipped ones, which have the same
 form.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +29,8 @@ def build_measured_preset(
     in `dtype` of the layers of model `layers_of`; its workload is that of the nearest shipped one.
     """
     card = replace(card, calibration=found)
+    # YAML reads JSON.
+    steps = "".join(f"\n    - {json.dumps(step)}" for step in card.measured_steps)
     name = re.sub(r"\W+", "_", card.name.lower()).strip("_")
     beside_gib = max(CONTEXT_AND_DESKTOP_GIB, gib(card.total_bytes - found.free_bytes))
     installed = ", ".join(f"{library} {version}" for library, version in versions.items())
@@ -47,5 +52,6 @@ hardware:
   matmul_tflops: {found.matmul_tflops:g}
   memory_gb_per_s: {found.memory_gb_per_s:g}
   host_link_gb_per_s: {found.host_link_gb_per_s:g}
+  measured_steps:{steps or " []"}
 """,
     )

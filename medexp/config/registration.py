@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from medexp.config.command_options import (
     AskConfig,
     AuditConfig,
+    CalibrateConfig,
     CleanConfig,
     CompareConfig,
     EvaluateConfig,
@@ -25,6 +26,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "run": RunConfig,
     "train": TrainConfig,
     "plan": PlanConfig,
+    "calibrate": CalibrateConfig,
     "ask": AskConfig,
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,

@@ -292,6 +292,8 @@ def _fill_from_machine(config: RunConfig, machine: Machine) -> RunConfig:
         card = machine.gpus[0]
         if requested.fp8 == "auto" and not card.has_fp8:
             hardware = replace(hardware, fp8=False)
+        measured = [*requested.measured_steps, *card.measured_steps]
+        hardware = replace(hardware, measured_steps=measured)
         beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
         # A ceiling that is too low for the run is refused, with what would fit.
         ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)

@@ -241,6 +241,7 @@ class Hardware(Group):
     """The card, how many of them share out every step, the one ceiling (of each), and what is
     traded for memory under it.
 
+    `measured_steps` are entries of `config.measured_steps.MeasuredStep`, the machine's own added.
     The levers from `offload_layers` on are a number, true/false or a word (`config.validation`
     checks which): OmegaConf cannot merge a union over a missing value.
     """
@@ -256,6 +257,7 @@ class Hardware(Group):
     memory_gb_per_s: float | None = number(above=0)
     host_link_gb_per_s: float | None = number(above=0)
     host_ram_gib: float | None = number(above=0)
+    measured_steps: list[Any] = MISSING
     replan: int = number(0, 10)
     offload_layers: Any = MISSING
     offload_embedding: Any = MISSING

@@ -13,6 +13,7 @@ from medexp.config.families.registry import describe_family
 from medexp.config.families.sizes import PROJECTIONS, list_linear_sizes
 from medexp.config.flatten import format_value
 from medexp.config.levers import ALL_PASSES, MEMORY_LEVERS
+from medexp.config.measured_steps import find_problem
 from medexp.config.schema import (
     Benchmark,
     Bias,
@@ -249,6 +250,15 @@ def _check_levers(config: RunConfig) -> Iterator[str]:
             "hardware.page_optimizer=true pages an 8-bit optimizer; set"
             " training.optimizer=adamw_8bit or page_optimizer=auto"
         )
+
+
+def _check_measured_steps(config: RunConfig) -> Iterator[str]:
+    for place, entry in enumerate(config.hardware.measured_steps):
+        if why := find_problem(entry):
+            yield (
+                f"hardware.measured_steps[{place}] is no measured step: {why}; medexp.calibrate"
+                " writes them, leave it out or calibrate again"
+            )
 
 
 def _check_fp8(config: RunConfig) -> Iterator[str]:
@@ -511,6 +521,7 @@ RULES: Iterable[Callable[[RunConfig], Iterator[str]]] = (
     _check_engine,
     _check_cards,
     _check_levers,
+    _check_measured_steps,
     _check_optimizer,
     _check_target_modules,
     _check_family,

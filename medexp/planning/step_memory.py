@@ -24,6 +24,7 @@ from medexp.planning.memory_terms import (
     hidden_state_bytes,
 )
 from medexp.planning.pieces import count_pieces, cut
+from medexp.planning.step_correction import find_factor, find_measured
 from medexp.planning.unfused_memory import (
     EAGER_FACTOR,
     compiled_step_bytes,
@@ -33,6 +34,7 @@ from medexp.planning.unfused_memory import (
 )
 from medexp.system.units import MIB
 
+KEPT_LAYERS = "layers kept un-recomputed"
 # Compiled layers, the tensors: to 0.6 % of the peak on 62 points of 1,024 tokens and more, 1B to
 # 32B shapes (2026-11-26_h100*). The peak is where a layer is computed again, or in its backward
 # pass, where a dequantised weight is there too.
@@ -48,9 +50,10 @@ PIECES_ATTENTION = (15.3, 9.6)
 PIECES_FORWARD = (12.5, 1.7)
 PIECES_FIXED = 42 * MIB
 PIECES_SLACK = (2.9, 1.0, 0)
-# ... and what products in FP8 take more than that, by hidden numbers a token and bytes, nothing at
-# few tokens: seventeen points of 1B, 3B and 8B shapes (2026-12-01_h200_fp8.json).
-FP8_PER_HIDDEN, FP8_FIXED = 5.0, -88 * MIB
+# ... and what products in FP8 take more than that, by numbers a token as wide as the model or its
+# queries, and bytes, nothing at few tokens: seventeen points of 1B, 3B and 8B shapes
+# (2026-12-01_h200_fp8.json). Queries wider than the model: five of a Qwen3 4B.
+FP8_PER_WIDTH, FP8_FIXED = 5.0, -88 * MIB
 # What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted
 # on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
 # last product on twelve of ..._whole.json called o_...
@@ -95,8 +98,32 @@ CPU_PER_LAYER, CPU_PER_LOGIT, CPU_FIXED = 6.4, 8, 400 * MIB
 
 def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
     """Return the terms of a training step of `config` with `levers`, gradients and optimizer left
-    out."""
+    out: what the formulas say, times what measured steps say of them."""
     tokens = levers.micro_batch * config.training.max_seq_tokens
+    terms = _list_formula_terms(config, levers, tokens)
+    on_card = [term for term in terms if term.place is Place.gpu]
+    same = find_measured(config, levers, tokens, sum(term.num_bytes for term in on_card))
+    if same is not None:
+        factor, source = same.measured_bytes / same.planned_bytes, f"measured on {same.date}"
+    else:
+        factor, source = find_factor(config, levers)
+        on_card = [term for term in on_card if term.name != KEPT_LAYERS]
+    if factor == 1:
+        return terms
+    moved = [
+        term._replace(num_bytes=int(factor * term.num_bytes), source=source) for term in on_card
+    ]
+    return moved + [term for term in terms if term not in on_card]
+
+
+def count_formula_bytes(config: RunConfig, levers: Levers) -> int:
+    """Return what the formulas say that a step takes on the card, measured or not."""
+    tokens = levers.micro_batch * config.training.max_seq_tokens
+    terms = _list_formula_terms(config, levers, tokens)
+    return sum(term.num_bytes for term in terms if term.place is Place.gpu)
+
+
+def _list_formula_terms(config: RunConfig, levers: Levers, tokens: int) -> list[Term]:
     return (
         _list_unsloth_terms(config, levers, tokens)
         if config.hardware.engine is Engine.unsloth
@@ -148,7 +175,7 @@ def _list_unsloth_terms(config: RunConfig, levers: Levers, tokens: int) -> list[
             "fitted slope, benchmarks/vram",
         ),
         Term(
-            "layers kept un-recomputed",
+            KEPT_LAYERS,
             _kept_bytes(config, levers, tokens),
             Place.gpu,
             training,
@@ -230,7 +257,8 @@ def _layer_in_pieces_bytes(config: RunConfig, levers: Levers, tokens: int) -> fl
     (per_hidden, per_kv), (forward_per_hidden, per_ffn) = PIECES_ATTENTION, PIECES_FORWARD
     attention = per_hidden * shape.hidden + per_kv * kv_width(shape)
     forward = forward_per_hidden * shape.hidden + per_ffn * shape.ffn
-    rounded = max(0.0, 2 * tokens * FP8_PER_HIDDEN * shape.hidden + FP8_FIXED) if levers.fp8 else 0
+    widest = max(shape.hidden, query_width(shape))
+    rounded = max(0.0, 2 * tokens * FP8_PER_WIDTH * widest + FP8_FIXED) if levers.fp8 else 0
     return 2 * tokens * max(attention, forward) + rounded + PIECES_FIXED
 
 

@@ -9,9 +9,11 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,6 +32,8 @@ _ATTRIBUTES = {
 }
 # The first compute capability that multiplies 8-bit floating point: the RTX 40 series.
 FIRST_WITH_FP8 = (8, 9)
+# Measured steps of a card that are kept, and what of them is not told apart.
+KEPT_STEPS, _OF_ONE_MEASUREMENT = 100, ("measured_bytes", "date")
 # in the environment of a process that torchrun has started: how many there are
 WORLD_SIZE = "WORLD_SIZE"
 # in the environment of a trial: how many run beside each other on this machine
@@ -51,8 +55,9 @@ class Calibration:
 @dataclass(frozen=True)
 class Gpu:
     """A CUDA device: its name, its whole memory in bytes, its calibration, if there was one, and
-    what its driver says of its speed: TFLOP/s and GB/s at the highest clocks (0: not known); and
-    whether it multiplies 8-bit floating point."""
+    what its driver says of its speed: TFLOP/s and GB/s at the highest clocks (0: not known);
+    whether it multiplies 8-bit floating point, and what training steps were measured to take on it
+    (`hardware.measured_steps`)."""
 
     name: str
     total_bytes: int
@@ -61,6 +66,7 @@ class Gpu:
     tflops: float = 0.0
     memory_gb_per_s: float = 0.0
     has_fp8: bool = True
+    measured_steps: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,23 +91,52 @@ def cache_dir() -> Path:
 
 def save_calibration(gpu: Gpu, calibration: Calibration) -> Path:
     """Write down the calibration of `gpu`, for every later run on cards of its name; the file."""
-    file = _calibration_file(gpu.name)
+    file = _card_file(gpu.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(file, asdict(calibration), indent=2)
     return file
 
 
-def _calibration_file(name: str) -> Path:
-    return (
-        cache_dir()
-        / "calibration"
-        / f"{''.join(letter if letter.isalnum() else '_' for letter in name)}.json"
-    )
+def save_measured_steps(card: str, steps: Sequence[Mapping[str, Any]]) -> Path:
+    """Write down what `steps` took on cards of this name; return the file.
+
+    Of steps that differ in nothing but what they took the last one counts, of all others the last
+    KEPT_STEPS are kept.
+    """
+
+    def key(step: Mapping[str, Any]) -> str:
+        same = {name: value for name, value in step.items() if name not in _OF_ONE_MEASUREMENT}
+        return json.dumps(same, sort_keys=True)
+
+    kept: dict[str, Mapping[str, Any]] = {}
+    for step in (*read_measured_steps(card), *steps):
+        kept.pop(key(step), None)  # the last one counts as the newest
+        kept[key(step)] = step
+    file = _card_file(card, "-steps")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(file, [*kept.values()][-KEPT_STEPS:], indent=1)
+    return file
+
+
+def read_measured_steps(card: str) -> tuple[Mapping[str, Any], ...]:
+    """Return what steps were measured to take on cards of this name, the latest last."""
+    try:
+        found = json.loads(_card_file(card, "-steps").read_text())
+    # There are none yet, or the file is spoilt.
+    except (OSError, ValueError):
+        return ()
+    return tuple(step for step in found if isinstance(step, dict))
+
+
+def _card_file(card: str, suffix: str = "") -> Path:
+    """Return the file of what was measured of cards of this name."""
+    letters = "".join(letter if letter.isalnum() else "_" for letter in card)
+    return cache_dir() / "calibration" / f"{letters}{suffix}.json"
 
 
 def _read_calibration(name: str) -> Calibration | None:
     try:
-        calibration = Calibration(**json.loads(_calibration_file(name).read_text()))
+        calibration = Calibration(**json.loads(_card_file(name).read_text()))
         return calibration if all(value > 0 for value in vars(calibration).values()) else None
     # There is none yet, it is of another version of medexp, or it is spoilt.
     except (OSError, ValueError, TypeError):
@@ -136,6 +171,7 @@ def _read_gpu(driver: ctypes.CDLL, index: int) -> Gpu:
         # Bits of a clock's two transfers, in bytes: 10.5 GHz and 384 bits are 1,008 GB/s.
         memory_gb_per_s=2 * attributes["memory_clock_khz"] * attributes["memory_bus_bits"] / 8e6,
         has_fp8=capability >= FIRST_WITH_FP8,
+        measured_steps=read_measured_steps(called),
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from medexp.config.changes import change_values
+from medexp.config.measured_steps import MeasuredStep
 from medexp.config.schema import BatchBy, RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
@@ -25,6 +26,7 @@ from medexp.planning.step_time import Plan, predict_plan
 from medexp.system.units import gib
 from medexp.training import trainer
 from medexp.training.resume import ResumableRun
+from medexp.training.step_measurement import describe_rehearsal
 
 # What is going on in each phase, in words. Answers are not tried: they come with the longest
 # questions first, and are kept as they come.
@@ -51,7 +53,8 @@ class PhaseBytes:
 @dataclass(frozen=True)
 class PreflightResult:
     """A loaded model, the config with the plan that it was seen to fit with, that plan, and what
-    each phase took; `tried` are the plans that did not fit.
+    each phase took; `tried` are the plans that did not fit, `measured` is what the rehearsed step
+    says of the formulas.
     """
 
     model: AdapterModel
@@ -59,6 +62,7 @@ class PreflightResult:
     plan: Plan
     phases: tuple[PhaseBytes, ...] = ()
     tried: tuple[Plan, ...] = ()
+    measured: MeasuredStep | None = None
 
     def metrics(self) -> dict[str, float]:
         """Return planned and measured bytes of every phase."""
@@ -114,7 +118,8 @@ def run_preflight(
                 model = model or load(config)
             phases = _run_longest_step(config, plan, model, prepared, meter)
             work.remember_fitting_levers(plan.levers)
-            return PreflightResult(model, config, plan, phases, tuple(tried))
+            measured = _describe_step(config, plan, prepared, phases[-1], meter)
+            return PreflightResult(model, config, plan, phases, tuple(tried), measured)
         except HostMemoryError as error:
             if requested.hardware.offload_activations is True:
                 raise
@@ -213,6 +218,17 @@ def _run_longest_step(
             phases.append(PhaseBytes(phase, plan.budget.bytes_in(phase), meter.phase_peak_bytes()))
     meter.restart()
     return tuple(phases)
+
+
+def _describe_step(
+    config: RunConfig, plan: Plan, prepared: Prepared, step: PhaseBytes, meter: Meter
+) -> MeasuredStep | None:
+    """Return what the rehearsed step says of the formulas; None where the allocator had to hand
+    back what it cached, or cases differ in length."""
+    if meter.retries():
+        return None
+    rows = find_largest_micro_batch(config, prepared.rows)
+    return describe_rehearsal(config, plan.levers, rows, step.measured)
 
 
 def take_longest_step(config: RunConfig, model: AdapterModel, prepared: Prepared) -> None:

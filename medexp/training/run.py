@@ -36,6 +36,7 @@ from medexp.planning.memory_terms import Phase
 from medexp.planning.step_time import Plan
 from medexp.reports import summary
 from medexp.reports.console_tables import print_scorecard
+from medexp.system import machine
 from medexp.system.console import DONE, NOTE, Console
 from medexp.system.home import short
 from medexp.tracking import queries
@@ -53,6 +54,7 @@ from medexp.training.context import TrainContext, TrainResult, TrialReporter, ch
 from medexp.training.mlflow_logging import log_audit, log_end, log_plan, log_start, summarise_run
 from medexp.training.preflight import PreflightResult, find_fitting_plan, run_preflight
 from medexp.training.resume import ResumableRun, acquire_run, list_dead_mlflow_runs, step_of
+from medexp.training.step_measurement import remember_steps
 from medexp.training.trainer import FitResult, StepCallback
 
 # Characters of an answer that are printed; all of it is in MLflow.
@@ -261,6 +263,8 @@ def _load_model(
                 request.requested, config, plan, load, prepared, session.meter, work, say
             )
             model = preflight.model
+            if preflight.measured is not None and machine.read().gpus:
+                remember_steps([preflight.measured])
     for note in model.notes:
         console.info(note, NOTE)
     return model, preflight

@@ -101,6 +101,7 @@ def test_what_does_not_change_what_comes_out(run):
         "evaluation.verifier_model",
         "dataset.faulty",
         "hardware.cards",
+        "hardware.measured_steps",
     }
     assert not any(is_of_experiment(name) for name in flatten(run) if name.startswith("tracking."))
 

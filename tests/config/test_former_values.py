@@ -47,6 +47,7 @@ def test_a_run_at_the_former_values_is_known_as_before_the_keys_were_there(run):
     assert not set(FORMER_VALUES) & set(extract_identity(former))
     changes = {
         "model.shape.window": 64, "hardware.cards": 2, "hardware.fp8": True,
+        "hardware.measured_steps": [{"kind": "a"}],
         "dataset.validation": 8, "dataset.stratify_by": ["urgency"],
         "dataset.format": Format.chat, "dataset.turns": Turns.all,
         "lora.alpha_ratio": 2.0, "lora.init_lora_weights": "gaussian",

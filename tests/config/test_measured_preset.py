@@ -63,6 +63,15 @@ def test_its_workload_is_that_of_the_nearest_card(
     assert f"\n  - {base}\n" in (tmp_path / "conf/hardware" / f"{name}.yaml").read_text()
 
 
+def test_what_steps_took_travels_with_it(resolved, tmp_path, monkeypatch):
+    step = {"kind": "llama, unsloth, compiled", "micro_batch": 4, "tokens": 8192}
+    step |= {"planned_bytes": 10, "measured_bytes": 12, "date": "2026-12-01"}
+    step |= {"versions": {"torch": "2.11.0+cu130"}}
+    name = write(tmp_path, replace(CARD, measured_steps=(step,)), FOUND)
+    monkeypatch.chdir(tmp_path)
+    assert resolved(f"hardware={name}").hardware.measured_steps == [step]
+
+
 def test_it_names_neither_user_nor_place(tmp_path):
     name = write(tmp_path, CARD, FOUND)
     text = (tmp_path / "conf" / "hardware" / f"{name}.yaml").read_text()

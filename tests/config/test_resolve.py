@@ -150,6 +150,24 @@ BROKEN = {
              "auto or false"],
         ),
     ],
+    "_check_measured_steps": [
+        (
+            ["hardware.measured_steps=[{kind: llama}]"],
+            ["hardware.measured_steps[0] is no measured step", "kind, micro_batch, tokens",
+             "leave it out or calibrate again"],
+        ),
+        (
+            ["hardware.measured_steps=[{kind: llama, micro_batch: 0, tokens: 1, planned_bytes: 1,"
+             " measured_bytes: 1, date: d, versions: {}}]"],
+            ["hardware.measured_steps[0] is no measured step: micro_batch, tokens",
+             "not whole numbers above 0"],
+        ),
+        (
+            ["hardware.measured_steps=[{kind: llama, micro_batch: 1, tokens: 1, planned_bytes: 1,"
+             " measured_bytes: 1, date: d, versions: {torch: 2}}]"],
+            ["versions are not text"],
+        ),
+    ],
     "_check_optimizer": [
         (
             [f"training.optimizer={name}"],
@@ -453,6 +471,18 @@ def test_auto_computes_in_what_the_machine_is_fast_in(resolved, no_card):
 def test_auto_leaves_fp8_to_cards_that_multiply_it(resolved):
     assert resolved("hardware=rtx4050_6gb", on=card(24)).hardware.fp8 == "auto"
     assert resolved("hardware=rtx4050_6gb", on=card(24, has_fp8=False)).hardware.fp8 is False
+
+
+def test_what_was_measured_on_this_card_is_added_to_what_the_preset_knows(resolved):
+    known = {"kind": "a", "micro_batch": 1, "tokens": 1, "planned_bytes": 1, "measured_bytes": 1}
+    known |= {"date": "2026-12-01", "versions": {}}
+    here = card(24)
+    here = replace(here, gpus=(replace(here.gpus[0], measured_steps=({**known, "kind": "b"},)),))
+    words = "{kind: a, micro_batch: 1, tokens: 1, planned_bytes: 1, measured_bytes: 1"
+    run = resolved(
+        CARD, f"hardware.measured_steps=[{words}, date: '2026-12-01', versions: {{}}}}]", on=here
+    )
+    assert [step["kind"] for step in run.hardware.measured_steps] == ["a", "b"]
 
 
 def test_both_problems_of_a_card_are_raised_together(problems):

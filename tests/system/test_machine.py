@@ -193,6 +193,23 @@ def test_a_calibration_is_found_again_by_the_card_s_name(tmp_path, monkeypatch):
     assert machine._read_calibration(card.name) is None
 
 
+def test_measured_steps_are_kept_by_the_card_s_name_the_last_of_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDEXP_CACHE", str(tmp_path))
+    assert machine.read_measured_steps("a card") == ()
+    step = {"kind": "llama", "tokens": 1, "measured_bytes": 5, "date": "2026-12-01"}
+    machine.save_measured_steps("a card", [step, {**step, "tokens": 2}])
+    again = {**step, "measured_bytes": 6, "date": "2026-12-02"}
+    file = machine.save_measured_steps("a card", [again])
+    assert machine.read_measured_steps("a card") == ({**step, "tokens": 2}, again)
+    assert machine.read_measured_steps("another") == ()
+    many = [{**step, "tokens": 10 + count} for count in range(machine.KEPT_STEPS)]
+    machine.save_measured_steps("a card", many)
+    assert machine.read_measured_steps("a card") == tuple(many)
+    for spoilt in ("[1]", "{}", "no JSON"):
+        file.write_text(spoilt)
+        assert machine.read_measured_steps("a card") == ()
+
+
 def test_auto_takes_the_figures_and_leaves_room_for_what_the_context_took():
     card = Gpu("NVIDIA GeForce RTX 4050 Laptop GPU", 6 * GIB, True, FIGURES)
     node = _build_nearest_hardware(Machine(8, "by hand", (card,)))

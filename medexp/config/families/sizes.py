@@ -112,7 +112,8 @@ def count_parameters(shape: ModelShape) -> int:
 def count_beside_llama(shape: ModelShape) -> int:
     """Return how many numbers a token a layer holds for its backward pass beside what Llama's does,
     whose queries are as wide as the model: copies of wider queries, the inputs of norms on queries
-    and keys, and of norms after attention and MLP. None for Llama and Qwen2.
+    and keys, and of norms after attention and MLP, and a half of gate and up where they are one
+    product. None for Llama and Qwen2.
 
     Read off the layers' source and not fitted: benchmarks/vram/families.py measures it.
     """
@@ -122,6 +123,7 @@ def count_beside_llama(shape: ModelShape) -> int:
         _QUERY_COPIES * max(0, query_width(shape) - shape.hidden)
         + normalised * (family.norms_each_head or family.norms_all_heads)
         + shape.hidden * max(0, family.wide_norms - 2)
+        + shape.ffn * any("up_proj" in projection.parts for projection in family.fused)
     )
 
 
