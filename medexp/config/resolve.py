@@ -21,6 +21,8 @@ from medexp.config.changes import change_values
 from medexp.config.command_options import TrainConfig
 from medexp.config.fields import config_fields
 from medexp.config.former_values import fill_former_values
+from medexp.config.hardware_rules import check_machine
+from medexp.config.measured_steps import find_problem
 from medexp.config.model_shape import read_shape
 from medexp.config.schema import (
     GROUP_NAMES,
@@ -32,7 +34,7 @@ from medexp.config.schema import (
     RunConfig,
 )
 from medexp.config.shipped import SHIPPED
-from medexp.config.validation import RULES, check_machine
+from medexp.config.validation import RULES
 from medexp.errors import BadInput, ConfigError, MachineError, listing, nearest
 from medexp.system.home import expand_home, with_tilde
 from medexp.system.machine import Machine, share_machine
@@ -292,8 +294,9 @@ def _fill_from_machine(config: RunConfig, machine: Machine) -> RunConfig:
         card = machine.gpus[0]
         if requested.fp8 == "auto" and not card.has_fp8:
             hardware = replace(hardware, fp8=False)
-        measured = [*requested.measured_steps, *card.measured_steps]
-        hardware = replace(hardware, measured_steps=measured)
+        # What another version of medexp has written down is left out.
+        own = [step for step in card.measured_steps if find_problem(step) is None]
+        hardware = replace(hardware, measured_steps=[*requested.measured_steps, *own])
         beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
         # A ceiling that is too low for the run is refused, with what would fit.
         ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)

@@ -56,7 +56,8 @@ def remark_on_margin(config: RunConfig) -> Iterator[str]:
         return
     yield (
         f"{'; '.join(why)}: {(error_factor(config) - 1) * 100:.0f} % of the ceiling is left free"
-        f" where {MARGIN * 100:.0f} % is usual, and a step is rehearsed before training"
+        f" where {MARGIN * 100:.0f} % is usual, until python -m medexp.calibrate"
+        f" model={config.model.name} has measured its steps"
     )
 
 

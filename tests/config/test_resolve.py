@@ -17,7 +17,7 @@ CARD = "hardware=rtx4090_24gb"
 
 # What is asked; what the one sentence against it must say: the key, what is allowed or what to do.
 BROKEN = {
-    "_check_steps": [
+    "check_steps": [
         (
             ["training.epochs=1"],
             ["training.max_steps=60", "training.epochs=1.0",
@@ -26,7 +26,7 @@ BROKEN = {
         (["training.max_steps=null"],
          ["training.max_steps=None", "training.epochs=None", "exactly one"]),
     ],
-    "_check_schedule": [
+    "check_schedule": [
         (
             ["training.warmup_ratio=0.1"],
             ["training.warmup_steps=5 and training.warmup_ratio=0.1", "add"
@@ -39,7 +39,7 @@ BROKEN = {
              "training.schedule=linear or cosine"],
         ),
     ],
-    "_check_adapter": [
+    "check_adapter": [
         (["lora.alpha_ratio=2"],
          ["lora.alpha=16 and lora.alpha_ratio=2.0", "exactly one", "add lora.alpha=null"]),
         (["lora.alpha=null"], ["lora.alpha=null and lora.alpha_ratio=null", "exactly one"]),
@@ -60,7 +60,7 @@ BROKEN = {
             ["lora.init_lora_weights=gaussian has no effect", "brings both matrices"],
         ),
     ],
-    "_check_engine": [
+    "check_engine": [
         (
             [CARD, "training.gradient_checkpointing=off"],
             ["training.gradient_checkpointing=off is for hardware.engine=transformers",
@@ -87,11 +87,11 @@ BROKEN = {
             ["lora.bias=all cannot be trained on NF4 weights", "set lora.bias=none"],
         ),
     ],
-    "_check_cards": [
+    "check_cards": [
         (["hardware.cards=2", "training.micro_batch=3", "training.accumulation=1"],
          ["hardware.cards=2 does not divide the 3 cases of a step", "change one of the three"]),
     ],
-    "_check_levers": [
+    "check_levers": [
         *(
             (
                 [CARD, "hardware.fp8=true", f"{key}={value}"],
@@ -150,7 +150,7 @@ BROKEN = {
              "auto or false"],
         ),
     ],
-    "_check_measured_steps": [
+    "check_measured_steps": [
         (
             ["hardware.measured_steps=[{kind: llama}]"],
             ["hardware.measured_steps[0] is no measured step", "kind, micro_batch, tokens",
@@ -168,7 +168,7 @@ BROKEN = {
             ["versions are not text"],
         ),
     ],
-    "_check_optimizer": [
+    "check_optimizer": [
         (
             [f"training.optimizer={name}"],
             [f"training.optimizer={name} runs on CUDA only",
@@ -176,7 +176,7 @@ BROKEN = {
         )
         for name in ("adamw_8bit", "paged_adamw_8bit")
     ],
-    "_check_target_modules": [
+    "check_target_modules": [
         (["lora.target_modules=[]"],
          ["lora.target_modules is empty", f"allowed are {ALL_PROJECTIONS}"]),
         (
@@ -194,7 +194,7 @@ BROKEN = {
             ["lora.target_modules has qkv", "qkv_proj, gate_up_proj"],
         ),
     ],
-    "_check_family": [
+    "check_family": [
         (
             [CARD, "model=gemma3_4b_it", "hardware.dtype=float16"],
             ["hardware.dtype=float16 does not hold the activations of family gemma3_text",
@@ -209,7 +209,7 @@ BROKEN = {
             for lever in ("tile_mlp", "offload_activations", "fp8")
         ),
     ],
-    "_check_prompt": [
+    "check_prompt": [
         (["prompt.question=Answer."], ["prompt.question must hold {question} exactly once"]),
         (["prompt.question='{question} {question}'"],
          ["prompt.question must hold {question} exactly once"]),
@@ -226,7 +226,7 @@ BROKEN = {
              "prompt=direct has none", "use drop or error"],
         ),
     ],
-    "_check_cases": [
+    "check_cases": [
         (["dataset=local"],
          ["dataset=local has no file", "set dataset.path=FILE (JSON, JSONL, CSV, TSV or Parquet)",
           "dataset.hub_id"]),
@@ -243,7 +243,7 @@ BROKEN = {
         (["training.early_stopping_patience=2"],
          ["training.early_stopping_patience=2 chooses by", "dataset.validation=0"]),
     ],
-    "_check_arms": [
+    "check_arms": [
         (["evaluation.arms=[base,base_bst,tuned]"],
          ["evaluation.arms has base_bst", "did you mean base_best?"]),
         (["evaluation.arms=[base,base_best]"],
@@ -251,7 +251,7 @@ BROKEN = {
         (["evaluation.draws=3"],
          ["evaluation.draws=3 with evaluation.temperature=0", "set evaluation.temperature=0.7"]),
     ],
-    "_check_benchmarks": [
+    "check_benchmarks": [
         (
             ["evaluation.benchmarks=[medxpertqa]"],
             ["medxpertqa, which is read from a file alone",
@@ -268,7 +268,7 @@ BROKEN = {
              "allowed are medqa, medmcqa, pubmedqa, mmlu_medical", "did you mean medmcqa?"],
         ),
     ],
-    "_check_judge": [
+    "check_judge": [
         (
             ["evaluation/judge=endpoint", "evaluation.judge.model=m",
              "evaluation.judge.url=localhost"],
@@ -281,7 +281,7 @@ BROKEN = {
             ["evaluation.judge.instructions must hold {{ outputs }}"],
         ),
     ],
-    "_check_weights": [
+    "check_weights": [
         (
             ["model.package=null", "model.hub_id=null"],
             ["model=smollm2_135m has no weights",
@@ -300,7 +300,7 @@ def test_every_rule_has_a_test():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        pytest.param(*case, id=f"{rule.removeprefix('_check_')}: {' '.join(case[0])}")
+        pytest.param(*case, id=f"{rule.removeprefix('check_')}: {' '.join(case[0])}")
         for rule, cases in BROKEN.items()
         for case in cases
     ],
@@ -477,7 +477,7 @@ def test_what_was_measured_on_this_card_is_added_to_what_the_preset_knows(resolv
     known = {"kind": "a", "micro_batch": 1, "tokens": 1, "planned_bytes": 1, "measured_bytes": 1}
     known |= {"date": "2026-12-01", "versions": {}}
     here = card(24)
-    here = replace(here, gpus=(replace(here.gpus[0], measured_steps=({**known, "kind": "b"},)),))
+    here = replace(here, gpus=(replace(here.gpus[0], measured_steps=({**known, "kind": "b"}, {})),))
     words = "{kind: a, micro_batch: 1, tokens: 1, planned_bytes: 1, measured_bytes: 1"
     run = resolved(
         CARD, f"hardware.measured_steps=[{words}, date: '2026-12-01', versions: {{}}}}]", on=here

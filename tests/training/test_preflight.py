@@ -27,6 +27,7 @@ from medexp.planning import planner
 from medexp.planning.memory_terms import Levers, Phase
 from medexp.planning.step_time import predict_plan
 from medexp.system import machine
+from medexp.training import step_measurement
 from medexp.training.preflight import (
     PreflightResult,
     find_fitting_plan,
@@ -121,6 +122,23 @@ def test_a_real_step_is_measured_and_leaves_no_trace(card: Callable[..., Refusin
         "vram/probe/training/planned_bytes",
         "vram/probe/training/measured_bytes",
     }
+
+
+def test_a_rehearsed_step_is_learnt_from_unless_the_allocator_gave_back(
+    card: Callable[..., RefusingCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_measurement, "LEAST_FULL", 0.0)
+    tried = card()
+    with acquire(tried.folder, "probe", Resume.auto) as work:
+        step = tried.run_preflight(work).measured
+    longest = max(len(row.input_ids) for row in tried.ready().rows)
+    assert step is not None
+    assert (step.micro_batch, step.tokens) == (4, 4 * longest)
+    assert "dropout" in step.kind
+    monkeypatch.setattr(Meter, "retries", lambda _: 1)
+    again = card()
+    with acquire(again.folder, "again", Resume.auto) as work:
+        assert again.run_preflight(work).measured is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
