@@ -15,7 +15,7 @@ import yaml
 
 from medexp.config import command_options, schema
 from medexp.config.fields import describe_range
-from medexp.evaluation.scorecard import DEFAULT_PRIMARY, FORM_MEASURES, MEASURES, find_role
+from medexp.evaluation.measure_table import DEFAULT_PRIMARY, FORM_MEASURES, MEASURES, find_role
 from medexp.evaluation.verdicts import Role
 from medexp.tracking import artifact_names
 
@@ -126,7 +126,8 @@ def metrics_and_artifacts() -> str:
     names = {name: value for name, value in vars(artifact_names).items() if name.isupper()}
     if different := names.keys() ^ ARTIFACTS.keys():
         raise ValueError(f"ARTIFACTS and artifact_names differ in {sorted(different)}")
-    lines = ["# Metrics and artifacts", "", "Made from `medexp.evaluation.scorecard.MEASURES` and"]
+    made_from = "Made from `medexp.evaluation.measure_table.MEASURES` and"
+    lines = ["# Metrics and artifacts", "", made_from]
     lines += ["`medexp.tracking.artifact_names`. Names are added and never changed.", ""]
     lines += ["## Measures of an evaluation", ""]
     lines += ["`eval/KEY/before`, `after`, `delta`, `low`, `high` (95 % interval) and `p` (before"]

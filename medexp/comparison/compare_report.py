@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from medexp.comparison import tables
 from medexp.comparison.comparison import RunComparison, find_answers, find_measure_result
 from medexp.comparison.contrasts import AnsweredQuestion, Contrast
-from medexp.evaluation.scorecard import Measure, MeasureResult
+from medexp.evaluation.measure_table import Measure
+from medexp.evaluation.scorecard import MeasureResult
 from medexp.reports.annotations import Block, split_into_blocks
 from medexp.reports.page_template import fill_template
 

@@ -19,8 +19,10 @@ from medexp.comparison.contrasts import (
 )
 from medexp.comparison.seed_spread import SeededRun, SeedSpread, measure_seed_spread
 from medexp.config.flatten import find_differing_settings
+from medexp.evaluation.measure_table import Measure
 from medexp.evaluation.paired_stats import PairedComparison
-from medexp.evaluation.scorecard import Measure, MeasureResult, ScoredAnswer
+from medexp.evaluation.scorecard import MeasureResult
+from medexp.evaluation.scored_answers import ScoredAnswer
 from medexp.evaluation.verdicts import Role
 
 # Stands among the settings where runs were trained on other cases.

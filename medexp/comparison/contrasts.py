@@ -10,10 +10,11 @@ contrast says why.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from medexp.evaluation.measure_table import HARMS_BY_CASE, LOSS_PARTS, Measure, find_role
 from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES, Likelihoods
 from medexp.evaluation.paired_stats import PairedComparison, compare_pairs
 from medexp.evaluation.record import CaseLoss, Record
-from medexp.evaluation.scorecard import HARMS_BY_CASE, LOSS_PARTS, Measure, Scorecard, find_role
+from medexp.evaluation.scorecard import Scorecard
 from medexp.evaluation.verdicts import (
     IMPROVED,
     WORSE,

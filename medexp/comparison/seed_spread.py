@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from medexp.evaluation.scorecard import Measure, MeasureResult
+from medexp.evaluation.measure_table import Measure
+from medexp.evaluation.scorecard import MeasureResult
 
 SEED = "training.seed"
 

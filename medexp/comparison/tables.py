@@ -10,8 +10,8 @@ from medexp.comparison.comparison import (
     find_measure_result,
 )
 from medexp.evaluation.leading_lines import Tone, make_leading_lines
+from medexp.evaluation.measure_table import Measure
 from medexp.evaluation.resampling import count_groups_needed
-from medexp.evaluation.scorecard import Measure
 from medexp.system.units import GIB, format_duration, format_figure
 
 SHARED = {

@@ -28,11 +28,12 @@ from medexp.evaluation.diagnosis import score_diagnoses
 from medexp.evaluation.knowledge import score_knowledge
 from medexp.evaluation.likelihood import fits_tokens
 from medexp.evaluation.losses import measure_case_losses
+from medexp.evaluation.measure_table import BENCHMARKS, BY_KEY, REASONED
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.measures.forced_choice import Likelihoods
 from medexp.evaluation.question_forms import make_best_form, make_training_form
 from medexp.evaluation.record import Answer, BenchmarkGrades, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import BENCHMARKS, BY_KEY, REASONED, Scorecard
+from medexp.evaluation.scorecard import Scorecard
 from medexp.models.adapter_model import AdapterModel
 from medexp.models.backend import Backend
 from medexp.models.memory_guard import Meter, memory_phase

@@ -9,12 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from medexp.evaluation.scorecard import (
-    FORM_MEASURES,
-    HarmfulPassage,
-    MeasureResult,
-    Scorecard,
-)
+from medexp.evaluation.measure_table import FORM_MEASURES
+from medexp.evaluation.scorecard import MeasureResult, Scorecard
+from medexp.evaluation.scored_answers import HarmfulPassage
 from medexp.evaluation.verdicts import IMPROVED, WORSE, Role
 from medexp.system.units import format_figure
 

@@ -8,9 +8,10 @@ not larger says nothing.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from medexp.evaluation.measure_table import Measure
 from medexp.evaluation.measures.clinical_terms import Lexicon
 from medexp.evaluation.record import Answer, CaseLoss, Record
-from medexp.evaluation.scorecard import Measure, Scorecard, build_scorecard
+from medexp.evaluation.scorecard import Scorecard, build_scorecard
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medexp.evaluation.measures.sections import find_section_heading
 from medexp.evaluation.measures.words import extract_answer
-from medexp.evaluation.scorecard import HarmfulPassage, ScoredAnswer
+from medexp.evaluation.scored_answers import HarmfulPassage, ScoredAnswer
 
 HARM = "would harm"
 

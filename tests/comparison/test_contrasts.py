@@ -18,9 +18,9 @@ from medexp.comparison.contrasts import (
     list_answered_questions,
     values_by_case,
 )
+from medexp.evaluation.measure_table import Measure
 from medexp.evaluation.paired_stats import PairedComparison, adjust_holm, compare_pairs
 from medexp.evaluation.record import BenchmarkGrades, CaseLoss, Judgement, Judgements
-from medexp.evaluation.scorecard import Measure
 from medexp.evaluation.verdicts import MeasuredChange, Role, give_verdicts
 
 LOSS = Measure("loss_answer", "held-out loss, answer", -1)

@@ -8,14 +8,9 @@ from medexp.evaluation.leading_lines import (
     list_harmful_cases,
     make_leading_lines,
 )
-from medexp.evaluation.scorecard import (
-    BY_KEY,
-    HarmfulPassage,
-    Scorecard,
-    ScoredAnswer,
-    _add_verdicts,
-    _compare_answers,
-)
+from medexp.evaluation.measure_table import BY_KEY
+from medexp.evaluation.scorecard import Scorecard, _add_verdicts, _compare_answers
+from medexp.evaluation.scored_answers import HarmfulPassage, ScoredAnswer
 
 PRIMARY = ("must_say_coverage", "diagnosis_likelihood")
 

@@ -8,7 +8,7 @@ from medexp.config.schema import Evaluation
 from medexp.data.cases import Case
 from medexp.errors import ConfigError
 from medexp.evaluation.evaluator import check_primary, name_held_out_groups
-from medexp.evaluation.scorecard import DEFAULT_PRIMARY
+from medexp.evaluation.measure_table import DEFAULT_PRIMARY
 
 
 @pytest.fixture

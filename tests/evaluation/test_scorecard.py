@@ -11,6 +11,7 @@ from helpers.vignettes import QUESTION, REFERENCE
 
 from medexp.data.cases import Case
 from medexp.errors import DataError
+from medexp.evaluation.measure_table import MEASURES
 from medexp.evaluation.measures.forced_choice import (
     LIKELIHOOD_MEASURES,
     DiagnosisScores,
@@ -19,7 +20,8 @@ from medexp.evaluation.measures.forced_choice import (
     Likelihoods,
 )
 from medexp.evaluation.record import Answer, AnsweredCase, CaseLoss, Record, build_record
-from medexp.evaluation.scorecard import MEASURES, build_scorecard, score_answer
+from medexp.evaluation.scorecard import build_scorecard
+from medexp.evaluation.scored_answers import score_answer
 
 GENERIC = "You should rest, drink a lot of water, and see a doctor if it does not get better."
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medexp.evaluation.record import Answer, AnsweredCase
-from medexp.evaluation.scorecard import ScoredAnswer, score_answer
+from medexp.evaluation.scored_answers import ScoredAnswer, score_answer
 from medexp.reports.annotations import split_into_blocks
 
 

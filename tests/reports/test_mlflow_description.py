@@ -3,14 +3,10 @@
 import pytest
 
 from medexp.config.shipped import find_conf_dir
+from medexp.evaluation.measure_table import BY_KEY
 from medexp.evaluation.paired_stats import compare_pairs
-from medexp.evaluation.scorecard import (
-    BY_KEY,
-    HarmfulPassage,
-    MeasureResult,
-    Scorecard,
-    ScoredAnswer,
-)
+from medexp.evaluation.scorecard import MeasureResult, Scorecard
+from medexp.evaluation.scored_answers import HarmfulPassage, ScoredAnswer
 from medexp.evaluation.verdicts import Role, Verdict
 from medexp.reports import mlflow_description
 from medexp.reports.summary import RunSummary

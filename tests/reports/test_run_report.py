@@ -11,15 +11,12 @@ import pytest
 from helpers import browser
 from helpers.vignettes import QUESTION, REFERENCE
 
+from medexp.evaluation.measure_table import BY_KEY
 from medexp.evaluation.measures import lexicon
 from medexp.evaluation.paired_stats import compare_pairs
 from medexp.evaluation.record import Answer, AnsweredCase, BenchmarkGrades, CaseLoss, Record
-from medexp.evaluation.scorecard import (
-    BY_KEY,
-    HarmfulPassage,
-    MeasureResult,
-    build_scorecard,
-)
+from medexp.evaluation.scorecard import MeasureResult, build_scorecard
+from medexp.evaluation.scored_answers import HarmfulPassage
 from medexp.evaluation.verdicts import Role, Verdict
 from medexp.reports.run_charts import draw_length_histogram
 from medexp.reports.run_report import ReportHeader, render_report

@@ -8,9 +8,10 @@ from typing import Any
 
 from medexp.config.schema import Evaluation
 from medexp.errors import nearest
+from medexp.evaluation.measure_table import BY_KEY, LOSS_PARTS, MEASURES
 from medexp.evaluation.measures.forced_choice import LIKELIHOOD_MEASURES
 from medexp.evaluation.paired_stats import compare_pairs
-from medexp.evaluation.scorecard import BY_KEY, LOSS_PARTS, MEASURES, MeasureResult, Scorecard
+from medexp.evaluation.scorecard import MeasureResult, Scorecard
 from medexp.reports import summary
 
 # Metrics of these families depend on the machine and the run, so any name is allowed there.
