@@ -7,7 +7,7 @@ Every sweeper is the real command, `python -m medexp.train -m`, in a process of 
 share one study. Only the launcher is another one: a trial waits `--trial-seconds` and ends with the
 loss that the recording has for its point (hydra_plugins/recorded_launcher.py). Prints for each
 hundred of trials the seconds that a sweeper takes beside each, the sweepers' processor seconds a
-trial and their largest memory, and the size of the storage.
+trial and their largest memory, and the size of the storage; after Ctrl-C of those until then.
 """
 
 import argparse
@@ -80,13 +80,13 @@ def measure_storage(url: str) -> int:
 
 
 def watch(
-    sweepers: list["subprocess.Popen[bytes]"], url: str, trials: int
-) -> list[dict[str, float]]:
-    """Wait for the end of the sweepers; what was there as each hundredth trial ended."""
+    sweepers: list["subprocess.Popen[bytes]"], url: str, trials: int, rows: list[dict[str, float]]
+) -> None:
+    """Wait for the end of the sweepers; add to `rows` what was there as each hundredth trial
+    ended."""
     import optuna
 
     processes = [psutil.Process(sweeper.pid) for sweeper in sweepers]
-    rows: list[dict[str, float]] = []
     seen: dict[int, tuple[float, int]] = {}
     study: Any = None
     while any(sweeper.poll() is None for sweeper in sweepers):
@@ -114,7 +114,6 @@ def watch(
                 }
             )
             print(f"{done} trials", file=sys.stderr, flush=True)
-    return rows
 
 
 def list_gaps(url: str, trial_seconds: float) -> list[tuple[int, float]]:
@@ -156,13 +155,17 @@ def main() -> None:
         url = args.storage or f"sqlite:///{folder}/study.db"
         began = time.monotonic()
         sweepers = [start_sweeper(folder, url, args) for _ in range(args.sweepers)]
+        rows: list[dict[str, float]] = []
+        is_cut = False
         try:
-            rows = watch(sweepers, url, args.trials)
+            watch(sweepers, url, args.trials, rows)
+        except KeyboardInterrupt:
+            is_cut = True
         finally:
             for sweeper in sweepers:
                 sweeper.kill()
         took_s = time.monotonic() - began
-        if any(sweeper.returncode for sweeper in sweepers):
+        if not is_cut and any(sweeper.returncode for sweeper in sweepers):
             raise SystemExit((folder / "sweepers.log").read_text()[-3000:])
         gaps = list_gaps(url, args.trial_seconds)
     last_cpu_s = last_done = 0.0
@@ -176,7 +179,8 @@ def main() -> None:
             f" {row['cpu_s_a_trial']:.2f} s of a core a trial, a sweeper's memory"
             f" {row['max_rss_mib']:.0f} MiB, storage {row['storage_mib']:.1f} MiB"
         )
-    print(f"{took_s:.0f} s in all, {args.sweepers} sweepers, {args.sampler}")
+    cut = ", cut by Ctrl-C" if is_cut else ""
+    print(f"{took_s:.0f} s in all, {args.sweepers} sweepers, {args.sampler}{cut}")
     if args.out:
         told = {
             "recording": args.recording.name,

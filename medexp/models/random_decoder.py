@@ -33,8 +33,8 @@ def shorten(shape: ModelShape) -> ModelShape:
     return replace(shape, layers=min(shape.layers, max(LEAST_LAYERS, kinds)))
 
 
-def build_config(shape: ModelShape, transformers: Any, **more: Any) -> Any:
-    """Return the configuration of the module `transformers` for `shape`, with `more` keys of it."""
+def build_config(shape: ModelShape, transformers: Any) -> Any:
+    """Return the configuration of the module `transformers` for `shape`."""
     values = {theirs: getattr(shape, ours) for ours, theirs in CONFIG_NAMES.items()}
     if describe_family(shape).has_sliding_layers:
         values["sliding_window"] = shape.window
@@ -43,7 +43,10 @@ def build_config(shape: ModelShape, transformers: Any, **more: Any) -> Any:
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
     return transformers.AutoConfig.for_model(
         shape.family.value,
-        **(values | tokens | {"max_position_embeddings": POSITIONS, "dtype": "bfloat16"} | more),
+        **values,
+        **tokens,
+        max_position_embeddings=POSITIONS,
+        dtype="bfloat16",
     )
 
 

@@ -56,8 +56,8 @@ def remark_on_margin(config: RunConfig) -> Iterator[str]:
         return
     yield (
         f"{'; '.join(why)}: {(error_factor(config) - 1) * 100:.0f} % of the ceiling is left free"
-        f" where {MARGIN * 100:.0f} % is usual, until python -m medexp.calibrate"
-        f" model={config.model.name} has measured its steps"
+        f" where {MARGIN * 100:.0f} % is usual, until medexp.calibrate with this model has"
+        " measured its steps"
     )
 
 
