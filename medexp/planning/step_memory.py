@@ -222,7 +222,7 @@ def _compiled_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int
     shape = config.model.shape
     weight, beside = dequantised_bytes(shape), 2 * tokens * count_beside_llama(shape)
     if is_shortened(config):
-        layer = beside + _layer_in_pieces_bytes(config, levers, tokens)
+        layer = beside + _layer_in_pieces_bytes(config, tokens)
         per_hidden, weights, fixed = PIECES_SLACK
     elif is_in_mlp(config):
         again = (
@@ -242,6 +242,7 @@ def _compiled_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int
             + beside
         )
         per_hidden, weights, fixed = SLACK
+    layer += _rounding_bytes(config, levers, tokens)
     slack = max(
         2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight
     )
@@ -250,16 +251,22 @@ def _compiled_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int
     )
 
 
-def _layer_in_pieces_bytes(config: RunConfig, levers: Levers, tokens: int) -> float:
+def _layer_in_pieces_bytes(config: RunConfig, tokens: int) -> float:
     """Return what a layer takes whose MLP is computed in pieces, at the larger of its two peaks:
     where its attention goes back, and in a forward pass, where SwiGLU is there as a whole."""
     shape = config.model.shape
     (per_hidden, per_kv), (forward_per_hidden, per_ffn) = PIECES_ATTENTION, PIECES_FORWARD
     attention = per_hidden * shape.hidden + per_kv * kv_width(shape)
     forward = forward_per_hidden * shape.hidden + per_ffn * shape.ffn
-    widest = max(shape.hidden, query_width(shape))
-    rounded = max(0.0, 2 * tokens * FP8_PER_WIDTH * widest + FP8_FIXED) if levers.fp8 else 0
-    return 2 * tokens * max(attention, forward) + rounded + PIECES_FIXED
+    return 2 * tokens * max(attention, forward) + PIECES_FIXED
+
+
+def _rounding_bytes(config: RunConfig, levers: Levers, tokens: int) -> float:
+    """Return what a layer takes more whose products are in FP8."""
+    if not levers.fp8:
+        return 0.0
+    widest = max(config.model.shape.hidden, query_width(config.model.shape))
+    return max(0.0, 2 * tokens * FP8_PER_WIDTH * widest + FP8_FIXED)
 
 
 def _staging_bytes(config: RunConfig, tokens: int) -> int:

@@ -287,6 +287,14 @@ def test_many_tokens_at_a_time_take_more_with_fp8(resolved):
 
     assert step_bytes(1, True) == step_bytes(1, False)
     assert step_bytes(8, True) > 1.05 * step_bytes(8, False)
+    # also where no MLP is computed in pieces
+    for words in ("lora.target_modules=[q_proj,v_proj]", "hardware.recompute_last_product=true"):
+        other = resolved(CARD, words)
+        exact, rounded = (
+            predict_plan(other, Levers(8, 1, 28, True, fp8=fp8)).budget.bytes_in(Phase.training)
+            for fp8 in (False, True)
+        )
+        assert rounded > 1.05 * exact
     # one search holds plans with and without, and neither has the bytes of the other
     for plan in planner.rank_plans(run)[:20]:
         assert plan.budget.peak_bytes == compute_budget(run, plan.levers).peak_bytes
