@@ -51,6 +51,41 @@ def calibrate(config: RunConfig, options: CalibrateOptions, console: Console) ->
     if options.memory:
         # First: how the allocator works is settled as the card is first touched.
         _measure_memory(config, console)
+    found, measured, pageable = _measure_rates(config, console)
+    card = machine.read().gpus[0]
+    rows = [
+        (
+            f"{product.tokens:,} x {product.inputs:,} by {product.outputs:,}",
+            f"{product.tflops:.0f}",
+        )
+        for product in measured
+    ]
+    console.table(
+        f"{card.name}, {config.hardware.dtype.value}, layers of {config.model.name}",
+        ("product", "TFLOP/s"),
+        rows,
+    )
+    console.table("", ("", ""), _rows(found, pageable))
+    if (taken := card.total_bytes - found.free_bytes) > USUALLY_TAKEN_BYTES:
+        console.info(
+            f"! {gib(taken):.2f} GiB of {card.name} were taken when this was measured, and"
+            " hardware=auto plans with the rest: if other programs had them, close these and"
+            " calibrate again"
+        )
+    kept = machine.save_calibration(card, found)
+    preset = _write_preset(config, card, found, kept.parent)
+    console.result(
+        f"Kept in {short(kept)}; hardware=auto uses it. For another preset:\n{overrides(found)}\n"
+        f"As a preset of its own, to use elsewhere or to send: {short(preset)}"
+    )
+    return found
+
+
+def _measure_rates(
+    config: RunConfig, console: Console
+) -> tuple[Calibration, list[ProductRate], float]:
+    """Return the card's figures, those of every product, and GB/s to the card from pageable
+    memory."""
     shape = config.model.shape
     with console.status("starting CUDA"):
         free_bytes = gpu_rates.read_free_bytes()
@@ -74,33 +109,7 @@ def calibrate(config: RunConfig, options: CalibrateOptions, console: Console) ->
         round(pinned, 1),
         free_bytes,
     )
-    card = machine.read().gpus[0]
-    rows = [
-        (
-            f"{product.tokens:,} x {product.inputs:,} by {product.outputs:,}",
-            f"{product.tflops:.0f}",
-        )
-        for product in measured
-    ]
-    console.table(
-        f"{card.name}, {config.hardware.dtype.value}, layers of {config.model.name}",
-        ("product", "TFLOP/s"),
-        rows,
-    )
-    console.table("", ("", ""), _rows(found, pageable))
-    if (taken := card.total_bytes - free_bytes) > USUALLY_TAKEN_BYTES:
-        console.info(
-            f"! {gib(taken):.2f} GiB of {card.name} were taken when this was measured, and"
-            " hardware=auto plans with the rest: if other programs had them, close these and"
-            " calibrate again"
-        )
-    kept = machine.save_calibration(card, found)
-    preset = _write_preset(config, card, found, kept.parent)
-    console.result(
-        f"Kept in {short(kept)}; hardware=auto uses it. For another preset:\n{overrides(found)}\n"
-        f"As a preset of its own, to use elsewhere or to send: {short(preset)}"
-    )
-    return found
+    return found, measured, pageable
 
 
 def _measure_memory(config: RunConfig, console: Console) -> None:

@@ -294,9 +294,10 @@ def _fill_from_machine(config: RunConfig, machine: Machine) -> RunConfig:
         card = machine.gpus[0]
         if requested.fp8 == "auto" and not card.has_fp8:
             hardware = replace(hardware, fp8=False)
-        # What another version of medexp has written down is left out.
-        own = [step for step in card.measured_steps if find_problem(step) is None]
-        hardware = replace(hardware, measured_steps=[*requested.measured_steps, *own])
+        # What another version of medexp has written down is left out, and what the preset knows.
+        known = requested.measured_steps
+        own = [step for step in card.measured_steps if not find_problem(step) and step not in known]
+        hardware = replace(hardware, measured_steps=[*known, *own])
         beside = gib(card.total_bytes - card.calibration.free_bytes) if card.calibration else 0
         # A ceiling that is too low for the run is refused, with what would fit.
         ceiling_gib = max(gib(card.total_bytes) - max(CONTEXT_AND_DESKTOP_GIB, beside), 0.01)

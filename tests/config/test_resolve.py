@@ -477,7 +477,9 @@ def test_what_was_measured_on_this_card_is_added_to_what_the_preset_knows(resolv
     known = {"kind": "a", "micro_batch": 1, "tokens": 1, "planned_bytes": 1, "measured_bytes": 1}
     known |= {"date": "2026-12-01", "versions": {}}
     here = card(24)
-    here = replace(here, gpus=(replace(here.gpus[0], measured_steps=({**known, "kind": "b"}, {})),))
+    here = replace(
+        here, gpus=(replace(here.gpus[0], measured_steps=({**known, "kind": "b"}, known, {})),)
+    )
     words = "{kind: a, micro_batch: 1, tokens: 1, planned_bytes: 1, measured_bytes: 1"
     run = resolved(
         CARD, f"hardware.measured_steps=[{words}, date: '2026-12-01', versions: {{}}}}]", on=here
