@@ -8,7 +8,7 @@ from functools import cache
 from medexp.config.families.registry import describe_family
 from medexp.config.schema import Device, Engine, RunConfig
 from medexp.planning.memory_terms import Levers
-from medexp.planning.step_correction import list_of_family
+from medexp.planning.step_correction import knows_family
 from medexp.planning.step_time import Plan
 from medexp.system.private_names import TESTED, find_installed_version, is_untested
 from medexp.system.units import GIB, bytes_of_gib
@@ -32,7 +32,7 @@ def list_unmeasured(config: RunConfig) -> Iterator[str]:
     """Yield what the plans of `config` rest on that no card was measured with: its family of
     models, or a library in the version that is installed here; nothing where steps of that family
     were measured with these versions (`hardware.measured_steps`)."""
-    if config.hardware.device is Device.cpu or list_of_family(config):
+    if config.hardware.device is Device.cpu or knows_family(config):
         return
     family = config.model.shape.family
     if not describe_family(config.model.shape).is_measured:

@@ -70,22 +70,20 @@ def list_installed_versions() -> Mapping[str, str]:
     return versions | {"medexp's formulas": formulas}
 
 
-def list_current(config: RunConfig) -> list[MeasuredStep]:
-    """Return the steps of `hardware.measured_steps` that count here: of a library that is installed
-    they were measured with its version."""
+def is_current(step: MeasuredStep) -> bool:
+    """Return whether `step` counts here: of a library that is installed it was measured with its
+    version."""
     installed = list_installed_versions()
-    steps = [MeasuredStep(**entry) for entry in config.hardware.measured_steps]
-    return [
-        step
-        for step in steps
-        if all(installed.get(name, version) == version for name, version in step.versions.items())
-    ]
+    return all(installed.get(name, version) == version for name, version in step.versions.items())
 
 
-def list_of_family(config: RunConfig) -> list[MeasuredStep]:
-    """Return the current steps of this family and engine, of any kind."""
+def knows_family(config: RunConfig) -> bool:
+    """Return whether a step of this family and engine, of any kind, was measured and counts."""
     begins = f"{config.model.shape.family.value}, {config.hardware.engine.value}"
-    return [step for step in list_current(config) if f"{step.kind},".startswith(f"{begins},")]
+    return any(
+        f"{step.kind},".startswith(f"{begins},") and is_current(step)
+        for step in config.hardware.known_steps
+    )
 
 
 def find_measured(
@@ -116,7 +114,7 @@ def _list_of_kind(config: RunConfig, levers: Levers) -> list[MeasuredStep]:
     if not config.hardware.measured_steps:
         return []
     kind = describe_kind(config, levers)
-    return [step for step in list_current(config) if step.kind == kind]
+    return [step for step in config.hardware.known_steps if step.kind == kind and is_current(step)]
 
 
 def estimate_share(steps: Sequence[MeasuredStep], off: float, scatter: float) -> float:

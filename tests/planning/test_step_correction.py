@@ -108,14 +108,16 @@ def test_a_step_of_another_kind_says_nothing(granite, levers):
 def test_steps_of_other_versions_are_dropped(granite, monkeypatch):
     versions = dict(list_installed_versions())
     old = measured(granite, LEVERS, 1.5, versions=versions | {"torch": "1.0"})
-    assert not step_correction.list_current(knowing(granite, old))
+    assert not step_correction.is_current(old)
     formulas = measured(granite, LEVERS, 1.5, versions={"medexp's formulas": "00000000"})
-    assert not step_correction.list_current(knowing(granite, formulas))
+    assert not step_correction.is_current(formulas)
+    for step in (old, formulas):
+        assert step_bytes(knowing(granite, step), LEVERS) == step_bytes(granite, LEVERS)
     # where a plan is only made, the library may be missing
     elsewhere = measured(granite, LEVERS, 1.5, versions=versions | {"unsloth": "2026.10.9"})
     installed = {name: version for name, version in versions.items() if name != "unsloth"}
     monkeypatch.setattr(step_correction, "list_installed_versions", lambda: installed)
-    assert step_correction.list_current(knowing(granite, elsewhere)) == [elsewhere]
+    assert step_correction.is_current(elsewhere)
 
 
 def test_a_measured_family_leaves_no_more_free_than_others(granite):
@@ -131,3 +133,12 @@ def test_long_steps_count_as_much_more_as_they_take():
     assert estimate_share([short, long], 100.0, 1e-9) == pytest.approx(0.05)
     assert estimate_share([short], 0.1, 0.1) == pytest.approx(0.25)
     assert estimate_share([short] * 3, 0.1, 0.1) == pytest.approx(0.375)
+
+
+def test_a_search_reads_what_was_measured_once(laptop):
+    steps = [measured(laptop, LEVERS, 1.1, tokens=4096 + count) for count in range(100)]
+    known = knowing(laptop, *steps)
+    assert known.hardware.known_steps is known.hardware.known_steps
+    assert list(known.hardware.known_steps) == steps
+    # another configuration has steps of its own
+    assert knowing(known, steps[0]).hardware.known_steps == (steps[0],)
