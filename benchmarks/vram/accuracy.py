@@ -26,10 +26,9 @@ from medexp.config.schema import Engine, RunConfig
 from medexp.config.shipped import find_conf_dir
 from medexp.planning.budget import compute_budget
 from medexp.planning.memory_terms import Levers, Phase
-from medexp.planning.step_correction import describe_kind
-from medexp.planning.step_memory import count_formula_bytes
 from medexp.system.machine import Gpu, Machine
 from medexp.system.units import GIB
+from medexp.training.step_measurement import describe_step
 
 A_LARGE_CARD = Machine(1, "any", (Gpu("any", 200 * GIB, has_bfloat16=True),))
 NOTHING_SAVED = ["checkpoint_skip_layers=0", "offload_layers=0", "offload_embedding=false"]
@@ -45,12 +44,8 @@ def predict_peak_bytes(point: dict, steps: Sequence[MeasuredStep] = ()) -> int:
 
 def make_step(point: dict) -> MeasuredStep:
     """What the step of `point` says of its formula."""
-    planned, run, levers = _predict(point, ())
-    formula = count_formula_bytes(run, levers)
-    measured = point["train_reserved_bytes"] - (planned - formula)
-    tokens = point["micro_batch"] * point["seq"]
-    kind = describe_kind(run, levers)
-    return MeasuredStep(kind, point["micro_batch"], tokens, formula, measured, "", {})
+    _, run, levers = _predict(point, ())
+    return describe_step(run, levers, point["train_reserved_bytes"])
 
 
 def _predict(point: dict, steps: Sequence[MeasuredStep]) -> tuple[int, RunConfig, Levers]:

@@ -1,6 +1,7 @@
 """The rules of what is trained and how: steps, schedule, the adapter and the family it is for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from medexp.config.adapter_init import explain_init, is_offered_init
 from medexp.config.families.registry import describe_family
@@ -15,29 +16,30 @@ from medexp.config.schema import (
 from medexp.errors import listing, nearest
 
 
-def _explain_one_of(first: str, second: str, remedy: str = "") -> str:
-    """Return what is wrong where both or neither of two keys, given as KEY=VALUE, are set."""
-    return f"{first} and {second}: exactly one of them must be set and the other null{remedy}"
+def _check_one_of(
+    config: RunConfig,
+    first: str,
+    second: str,
+    remedy: str = "",
+    spell: Callable[[object], str] = format_value,
+) -> Iterator[str]:
+    """Yield what is wrong where both or neither of two keys are set."""
+    values = {key: attrgetter(key)(config) for key in (first, second)}
+    if (values[first] is None) == (values[second] is None):
+        given = " and ".join(f"{key}={spell(value)}" for key, value in values.items())
+        yield f"{given}: exactly one of them must be set and the other null{remedy}"
 
 
 def check_steps(config: RunConfig) -> Iterator[str]:
     """Yield a length that is given twice, or not at all."""
-    training = config.training
-    if (training.max_steps is None) == (training.epochs is None):
-        yield _explain_one_of(
-            f"training.max_steps={training.max_steps}", f"training.epochs={training.epochs}"
-        )
+    yield from _check_one_of(config, "training.max_steps", "training.epochs", spell=str)
 
 
 def check_schedule(config: RunConfig) -> Iterator[str]:
     """Yield a warm-up or an end of the learning rate that the schedule cannot have."""
     training = config.training
-    if (training.warmup_steps is None) == (training.warmup_ratio is None):
-        yield _explain_one_of(
-            f"training.warmup_steps={format_value(training.warmup_steps)}",
-            f"training.warmup_ratio={format_value(training.warmup_ratio)}",
-            "; add training.warmup_steps=null where a share of the steps is meant",
-        )
+    remedy = "; add training.warmup_steps=null where a share of the steps is meant"
+    yield from _check_one_of(config, "training.warmup_steps", "training.warmup_ratio", remedy)
     if training.min_lr_ratio and training.schedule not in (Schedule.linear, Schedule.cosine):
         yield (
             f"training.min_lr_ratio={training.min_lr_ratio:g} is where a rate that falls ends and"
@@ -49,12 +51,8 @@ def check_schedule(config: RunConfig) -> Iterator[str]:
 def check_adapter(config: RunConfig) -> Iterator[str]:
     """Yield settings of the adapter that contradict each other or change the base."""
     lora = config.lora
-    if (lora.alpha is None) == (lora.alpha_ratio is None):
-        yield _explain_one_of(
-            f"lora.alpha={format_value(lora.alpha)}",
-            f"lora.alpha_ratio={format_value(lora.alpha_ratio)}",
-            "; add lora.alpha=null where alpha is to follow the rank",
-        )
+    remedy = "; add lora.alpha=null where alpha is to follow the rank"
+    yield from _check_one_of(config, "lora.alpha", "lora.alpha_ratio", remedy)
     if lora.alpha_ratio is not None and lora.rank_stabilised:
         yield (
             f"lora.alpha_ratio={lora.alpha_ratio:g} keeps alpha / r the same for every rank and"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from medexp.config.changes import change_values
 from medexp.config.measured_steps import MeasuredStep
-from medexp.config.schema import BatchBy, RunConfig
+from medexp.config.schema import RunConfig
 from medexp.data.encoding import EncodedCase
 from medexp.data.preparation import Prepared
 from medexp.errors import HostMemoryError, VramCeilingError
@@ -26,7 +26,7 @@ from medexp.planning.step_time import Plan, predict_plan
 from medexp.system.units import gib
 from medexp.training import trainer
 from medexp.training.resume import ResumableRun
-from medexp.training.step_measurement import describe_rehearsal
+from medexp.training.step_measurement import TRIED_ALONE, describe_rehearsal
 
 # What is going on in each phase, in words. Answers are not tried: they come with the longest
 # questions first, and are kept as they come.
@@ -242,9 +242,7 @@ def take_longest_step(config: RunConfig, model: AdapterModel, prepared: Prepared
         {
             "training.micro_batch": len(rows),
             "training.accumulation": twice,
-            "training.batch_by": BatchBy.cases,
-            "training.warmup_steps": 0,
-            "training.warmup_ratio": None,
+            **TRIED_ALONE,
         },
     )
     # Accelerate prepares nothing twice: without another card now, it would not share the model out

@@ -4,7 +4,7 @@ model of random weights, and the rehearsed step of every run.
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +36,12 @@ PARTS = ("the training stack", "a loaded model", "a long step", "a short step")
 SHORTER = 4
 # The first step of a process makes what later ones find there.
 STEPS = 2
+# Of a step that is tried, not trained: the cases of each micro-batch as given, at the full rate.
+TRIED_ALONE: Mapping[str, object] = {
+    "training.batch_by": BatchBy.cases,
+    "training.warmup_steps": 0,
+    "training.warmup_ratio": None,
+}
 # Nothing is learnt of a micro-batch that has a smaller share of its tokens with padding.
 LEAST_FULL = 0.9
 
@@ -158,9 +164,7 @@ def _shrink(config: RunConfig, planned: Levers) -> RunConfig:
             "hardware.page_optimizer": False,
             "lora.start_from": None,
             "training.accumulation": 2,
-            "training.batch_by": BatchBy.cases,
-            "training.warmup_steps": 0,
-            "training.warmup_ratio": None,
+            **TRIED_ALONE,
         },
     )
 
