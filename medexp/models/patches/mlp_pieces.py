@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from medexp.models.patches.projections import Projection, add_product, place_gradients, split
-from medexp.models.patches.swiglu import swiglu, swiglu_, swiglu_backward, swiglu_backward_
-from medexp.planning.pieces import Piece, cut
+from medexp.models.patches.swiglu import put_swiglu, swiglu_backward, swiglu_backward_
+from medexp.planning.pieces import Piece, count_in_step, cut
 
 
 def make_mlp_function(
@@ -37,7 +37,7 @@ def make_mlp_function(
     is_read: bool = True,
 ) -> Any:
     """Return the autograd function of an MLP whose products are computed by these modules
-    (`exact_products` or `fp8_products`).
+    (`exact_products` or `fp8_products`), in so many `pieces` where a step is not long.
 
     It takes the input [..., inputs] and the fields of the `Projection`s of gate, up and down, and
     returns the output [..., inputs]. It saves its input, and the outputs of gate and up, a tensor
@@ -76,17 +76,12 @@ def _go_forward(
     if it `keeps` them."""
     gate_made, up_made, down_made = made
     read = _Reader(products, wide, gate_made, up_made)
-    insides, kept = [], []
-    for piece in cut(_width(gate_made), pieces):
+    inside, kept = wide.new_empty(len(wide), _width(gate_made)), []
+    for piece in cut(_width(gate_made), count_in_step(pieces, len(wide))):
         gate, up, _, _ = read.open(piece)
+        put_swiglu(inside, piece.start, gate, up)
         if keeps:
-            insides.append(swiglu(gate, up))
             kept += [gate, up]
-        else:
-            swiglu_(gate, up)
-            insides.append(gate)
-    inside = torch.cat(insides, 1)
-    del insides
     out = products.multiply(inside, down_made)
     if down_made.a is not None:
         narrow = _narrow(inside, down_made)
@@ -112,7 +107,8 @@ def _go_back(
     down_narrow: Any = None
     out: Any = None
     of_gate_b, of_up_b, of_down_a = [], [], []
-    for place, piece in enumerate(cut(_width(gate_made), pieces)):
+    widths = cut(_width(gate_made), count_in_step(pieces, len(wide)))
+    for place, piece in enumerate(widths):
         known = kept[2 * place : 2 * place + 2]
         gate, up, gate_opened, up_opened = read.open(piece, known)
         inside = products.go_back_through_columns(operand, down_made, piece, dtype)

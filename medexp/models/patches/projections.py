@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from medexp.models.patches.operators import define_operator
+
 
 class Projection(NamedTuple):
     """A frozen weight [outputs, inputs], how bitsandbytes quantised it (None where it is not), the
@@ -25,18 +27,22 @@ def split(flat: tuple[Any, ...]) -> list[Projection]:
     return [Projection(*flat[start : start + size]) for start in range(0, len(flat), size)]
 
 
-@torch.library.custom_op("medexp::add_product_", mutates_args=("out",))
-def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float) -> None:
-    """Add `scale` times `left` @ `right` to `out`, without gradients. Traced by torch.compile,
-    `addmm_` would copy `out` first."""
+def _add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float) -> None:
     out.addmm_(left, right, alpha=scale)
 
 
-@torch.library.custom_op("medexp::add_", mutates_args=("out",))
-def add(out: torch.Tensor, other: torch.Tensor) -> None:
-    """Add `other` to `out`, without gradients. Traced by torch.compile, several sums in a row would
-    be one kernel that waits until all they add is there."""
+def _add(out: torch.Tensor, other: torch.Tensor) -> None:
     out.add_(other)
+
+
+# Adds `scale` times `left` @ `right` to `out`. Traced by torch.compile, `addmm_` would copy `out`
+# first.
+add_product = define_operator(
+    "add_product_(Tensor(a!) out, Tensor left, Tensor right, float scale) -> ()", _add_product
+)
+# Adds `other` to `out`. Traced by torch.compile, several sums in a row would be one kernel that
+# waits until all they add is there.
+add = define_operator("add_(Tensor(a!) out, Tensor other) -> ()", _add)
 
 
 def place_gradients(of_a: Any, of_b: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The Triton kernels of SwiGLU in place, imported on a CUDA card alone; `swiglu` says in plain
+"""The Triton kernels of SwiGLU, imported on a CUDA card alone; `swiglu` says in plain
 torch what they compute.
 """
 
@@ -10,12 +10,17 @@ NUMBERS = 1024
 
 
 @triton.jit
-def _swiglu_kernel(gate, up, count, tile: tl.constexpr):  # type: ignore[no-untyped-def]
-    place = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
-    is_there = place < count
+def _swiglu_kernel(  # type: ignore[no-untyped-def]
+    out, gate, up, columns, width, first, tile: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * tile + tl.arange(0, tile)
+    is_there = column < columns
+    place = row * columns + column
     wide = tl.load(gate + place, mask=is_there, other=0).to(tl.float32)
     factor = tl.load(up + place, mask=is_there, other=0)
-    tl.store(gate + place, (wide * tl.sigmoid(wide)).to(factor.dtype) * factor, mask=is_there)
+    inside = (wide * tl.sigmoid(wide)).to(factor.dtype) * factor
+    tl.store(out + row * width + first + column, inside, mask=is_there)
 
 
 @triton.jit
@@ -35,11 +40,13 @@ def _swiglu_backward_kernel(  # type: ignore[no-untyped-def]
     tl.store(up + place, of_product * gated, mask=is_there)
 
 
-def run_swiglu(gate: torch.Tensor, up: torch.Tensor) -> None:
-    """Do what `swiglu.swiglu_` says."""
-    count = gate.numel()
+def run_swiglu(out: torch.Tensor, first: int, gate: torch.Tensor, up: torch.Tensor) -> None:
+    """Do what `swiglu.put_swiglu` says."""
+    rows, columns = gate.shape
     with torch.cuda.device(gate.device):
-        _swiglu_kernel[(triton.cdiv(count, NUMBERS),)](gate, up, count, tile=NUMBERS)
+        _swiglu_kernel[(rows, triton.cdiv(columns, NUMBERS))](
+            out, gate, up, columns, out.shape[1], first, tile=NUMBERS
+        )
 
 
 def run_swiglu_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> None:

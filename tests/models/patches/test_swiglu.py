@@ -1,17 +1,19 @@
-"""SwiGLU and its gradients in the places of what they are made of."""
+"""SwiGLU in the columns of a wider tensor, its gradients in the places of what they are made of."""
 
 import torch
 from torch import nn
 
-from medexp.models.patches.swiglu import swiglu_, swiglu_backward_
+from medexp.models.patches.swiglu import put_swiglu, swiglu_backward_
 
 
-def test_swiglu_takes_the_place_of_its_gate():
+def test_swiglu_takes_its_columns_and_no_others():
     torch.manual_seed(0)
     gate, up = (torch.randn(7, 24) for _ in range(2))
-    expected = nn.functional.silu(gate) * up
-    swiglu_(gate, up)
-    assert torch.allclose(gate, expected, atol=1e-6)
+    out = torch.full((7, 60), 3.0)
+    put_swiglu(out, 30, gate, up)
+    assert torch.allclose(out[:, 30:54], nn.functional.silu(gate) * up, atol=1e-6)
+    assert (out[:, :30] == 3).all()
+    assert (out[:, 54:] == 3).all()
 
 
 def test_swiglu_and_its_gradients_take_the_places_of_what_they_are_made_of():
