@@ -24,7 +24,7 @@ def test_the_plan_is_shown_term_by_term(tmp_path: Path) -> None:
     for part in (
         "streamed-layer slots",
         "recompute peak",
-        "5.12 of 5.25 GiB",
+        "5.14 of 5.25 GiB",
         "gradients in FP8",
         "Runners-up",
         "s a step of 8 cases",
@@ -39,27 +39,27 @@ def test_json_is_for_programs(tmp_path: Path) -> None:
     values = json.loads(output)
     assert values["fits"] is True
     assert set(values) == {"fits", "chosen", "runners_up", "ceiling_gib"}
-    assert values["chosen"]["levers"]["streamed_layers"] == 27
+    assert values["chosen"]["levers"]["streamed_layers"] == 28
     assert values["chosen"]["levers"]["fp8"] is True
 
 
 def test_what_cannot_fit_ends_with_2_and_what_would(tmp_path: Path) -> None:
     status, output = command(*PLAN, "training.max_seq_tokens=65536", cwd=tmp_path)
     assert status == 2
-    assert "Would fit: training.max_seq_tokens=21440" in output
+    assert "Would fit: training.max_seq_tokens=32768" in output
     status, output = command(
         *PLAN, "training.max_seq_tokens=65536", "plan.format=json", cwd=tmp_path
     )
     assert status == 2
     assert json.loads(output[: output.index("medexp:")])["would_fit"] == {
-        "training.max_seq_tokens": 21440
+        "training.max_seq_tokens": 32768
     }
 
 
 def test_the_frontier_names_the_longest_sequence_a_rank(tmp_path: Path) -> None:
     status, output = command(*PLAN, "plan.frontier=true", cwd=tmp_path)
     assert status == 0, output
-    assert "21,440 tokens" in output
+    assert "32,768 tokens" in output
     (folder,) = tmp_path.glob("outputs/frontier-*")
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "frontier.html").read_text()

@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 CAP_GIB = 5.25
 AUTO, RAW = "raw Unsloth, offload_layers=auto", "raw Unsloth, no cap"
 OWN_FP8, OWN_ALL_FP8 = "medexp, gradients in FP8", "medexp, all products in FP8"
+# exact products
 OWN, BARE = "medexp, its own plan", "bare loop, medexp's plan"
 OWN_WHOLE = "medexp, its own plan, last product recomputed"
 AUTO_PADDED, OWN_BY_CASES = (
@@ -37,11 +38,11 @@ AUTO_PADDED, OWN_BY_CASES = (
     "medexp, its own plan, batch_by=cases",
 )
 OWN_WORDS = {
-    OWN: [],
+    OWN: ["hardware.fp8=false"],
     OWN_FP8: ["hardware.fp8=true"],
     OWN_ALL_FP8: ["hardware.fp8=all"],
-    OWN_WHOLE: ["hardware.recompute_last_product=true"],
-    OWN_BY_CASES: ["training.batch_by=cases"],
+    OWN_WHOLE: ["hardware.fp8=false", "hardware.recompute_last_product=true"],
+    OWN_BY_CASES: ["hardware.fp8=false", "training.batch_by=cases"],
 }
 PEERS = {AUTO: ["--cap", str(CAP_GIB), "--layers", "auto"], RAW: []}
 ORDER = (AUTO, OWN, OWN_FP8, OWN_ALL_FP8, BARE, RAW, OWN_WHOLE)

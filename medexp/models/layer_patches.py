@@ -40,12 +40,11 @@ def shorten_recomputation(
         return ()
     asked = config.model.shape.layers - config.hardware.checkpoint_skip_layers
     why = _find_reason_to_leave_whole(config, network, kernels, stack)
-    whole = (
-        asked
-        if why
-        else asked - patch_fused_mlps(network, kernels, is_kept, count_pieces(config.model.shape))
-    )
+    whole = asked
+    if why is None:
+        whole -= patch_fused_mlps(network, kernels, is_kept, count_pieces(config.model.shape))
     if not whole:
+        _release_outputs(network)
         return ()
     return (
         (
@@ -89,6 +88,8 @@ def round_products(
     pieces = count_pieces(config.model.shape)
     passes = fp8_layers.FP8Passes(is_recomputed, rounds_forward, shortens, pieces)
     count = fp8_layers.multiply_in_fp8(network, kernels, passes)
+    if shortens:
+        _release_outputs(network)
     asked = len(list_linear_sizes(config.model.shape)) * config.model.shape.layers
     if count == asked:
         return ()
@@ -96,6 +97,38 @@ def round_products(
         (
             f"{count} of {asked} products of the layers are computed in FP8, as only those with an"
             " adapter that Unsloth fuses are; steps take longer than planned"
+        ),
+    )
+
+
+def _release_outputs(network: Any) -> None:
+    from medexp.models.patches.spent_tensors import release_outputs
+
+    release_outputs(layer for layer in list_decoder_layers(network) if not is_kept(layer))
+
+
+def group_heads(config: RunConfig, dispatch: Any) -> tuple[str, ...]:
+    """Let attention go back through a group of its heads at a time; says where that cannot be had.
+    `dispatch` is unsloth.utils.attention_dispatch."""
+    import torch
+
+    from medexp.models.patches.grouped_attention import Heads, patch_attention
+
+    shape, hardware = config.model.shape, config.hardware
+    if hardware.device is not Device.cuda:
+        return ()
+    why = patch_attention(
+        dispatch,
+        Heads(shape.heads, shape.kv_heads, shape.head_dim),
+        torch.device("cuda", torch.cuda.current_device()),
+        getattr(torch, hardware.dtype.value),
+    )
+    if why is None:
+        return ()
+    return (
+        (
+            f"attention goes back through all of its heads at once: {why}; steps take more memory"
+            " than planned"
         ),
     )
 

@@ -27,6 +27,7 @@ from medexp.models.adapter_model import ATTENTION, AdapterModel
 from medexp.models.backend import Backend, capture_library_output
 from medexp.models.layer_patches import (
     find_reason_to_keep_scratch,
+    group_heads,
     offload_kept_activations,
     reserve_host_memory,
     round_products,
@@ -202,6 +203,8 @@ def _load_with_unsloth(
 ) -> tuple[Any, tuple[str, ...], Any]:
     """Return the network, what the user should be told of it, and the module whose scratch memory
     may be handed back."""
+    from medexp.models.patches.spent_tensors import release_embedded
+
     hardware, training = config.hardware, config.training
     # Before anything is loaded: it may not be had.
     pieces = reserve_host_memory(config)
@@ -234,6 +237,8 @@ def _load_with_unsloth(
         # Nothing of medexp's own stands in for what such layers compute.
         return network, (), None
     kernels = stack.unsloth.kernels
+    grouped = group_heads(config, stack.unsloth.utils.attention_dispatch)
+    release_embedded(network)
     scratch_stays = find_reason_to_keep_scratch(config, network, kernels.utils, stack)
     notes = (
         round_products(config, network, kernels.fast_lora, stack)
@@ -243,10 +248,11 @@ def _load_with_unsloth(
     if pieces is not None:
         offload_kept_activations(config, network, pieces, stack)
     if scratch_stays is None:
-        return network, notes, kernels.utils
+        return network, (*grouped, *notes), kernels.utils
     return (
         network,
         (
+            *grouped,
             *notes,
             (
                 "what Unsloth keeps on the card after an evaluation is not handed back:"

@@ -164,8 +164,9 @@ def _list_host_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:
 
 def _saves_to_host(config: RunConfig, plain: Levers) -> bool:
     """Return whether kept layers may leave what they save on the host: only compiled layers that
-    Unsloth checkpoints and fuses were measured."""
-    return is_offloaded(config) and plain.compiled and is_fused(config)
+    Unsloth checkpoints and fuses were measured, and not with products in FP8, where the one step
+    that was tried took more than was planned (benchmarks/vram)."""
+    return is_offloaded(config) and plain.compiled and is_fused(config) and not plain.fp8
 
 
 def _list_kept_counts(budgets: Budgets, plain: Levers) -> list[int]:

@@ -7,7 +7,9 @@
     step = find_measured(config, levers, tokens, formula_bytes)
     factor, source = find_factor(config, levers)
 
-A step is believed as it was measured. Other steps of its kind (family, engine, compiled or not,
+A step is believed as it was measured, and is left room for fragments: a run that was planned with
+what the rehearsal of another had taken, 0.1 GiB less than its formula, ran out of memory in its
+third step (benchmarks/train). Other steps of its kind (family, engine, compiled or not,
 ...) are off their formula by about the same share, whatever their length. That share is drawn
 towards none: how far a formula may be off, and what one step says of the next, are known from
 benchmarks/vram. So a measured step hardly moves a formula that was held against a card, and one
@@ -31,7 +33,13 @@ from medexp.system.private_names import find_installed_version
 # Whose versions decide what a step takes.
 SIZING_LIBRARIES = ("torch", "transformers", "unsloth", "unsloth_zoo")
 # And these files, which say what it takes.
-_FORMULAS = ("memory_terms.py", "pieces.py", "step_memory.py", "unfused_memory.py")
+_FORMULAS = (
+    "memory_terms.py",
+    "pieces.py",
+    "pieces_memory.py",
+    "step_memory.py",
+    "unfused_memory.py",
+)
 # Shares of a step's bytes, one standard deviation each (benchmarks/vram): what a formula is off, of
 # all steps of a kind, and what a step of that kind is off beside. With Unsloth's fused kernels, and
 # without, where torch.compile decides what is kept; of a family that was never held against a card.
@@ -106,6 +114,9 @@ def find_factor(config: RunConfig, levers: Levers) -> tuple[float, str]:
     family, fused = describe_family(config.model.shape), is_fused(config)
     off = (FUSED_OFF if fused else OFF) if family.is_measured else OFF_IF_NEVER_MEASURED
     share = estimate_share(steps, off, FUSED_SCATTER if fused else SCATTER)
+    if fused:
+        # Tensors are known from the source: less than that was luck with fragments.
+        share = max(0.0, share)
     count, date = len(steps), max(step.date for step in steps)
     return 1 + share, f"{count} measured step{'s' if count > 1 else ''} of its kind, {date}"
 

@@ -23,7 +23,7 @@ from medexp.planning.memory_terms import (
     dequantised_bytes,
     hidden_state_bytes,
 )
-from medexp.planning.pieces import count_pieces, cut
+from medexp.planning.pieces_memory import count_saved_numbers, count_step_bytes
 from medexp.planning.step_correction import find_factor, find_measured
 from medexp.planning.unfused_memory import (
     EAGER_FACTOR,
@@ -44,16 +44,9 @@ BACKWARD_PER_HIDDEN, BACKWARD_PER_FFN = 12.4, 3.0
 ATTENTION_ALONE_PER_FFN = 3.9
 # of Unsloth's fused loss, in bytes; there at the peak of every shape
 LOSS_LEAVES, LOSS_LEAVES_PER_WIDTH = 35 * MIB, 4096
-# ... with an MLP in pieces, where attention goes back or in a forward pass, and bytes: nineteen
-# points of 1B, 3B and 8B shapes, 512 to 32,768 tokens (2026-11-30_h200_pieces.json)
-PIECES_ATTENTION = (15.3, 9.6)
-PIECES_FORWARD = (12.5, 1.7)
-PIECES_FIXED = 42 * MIB
-PIECES_SLACK = (2.9, 1.0, 0)
 # ... and what products in FP8 take more than that, by numbers a token as wide as the model or its
-# queries, and bytes, nothing at few tokens: seventeen points of 1B, 3B and 8B shapes
-# (2026-12-01_h200_fp8.json). Queries wider than the model: five of a Qwen3 4B.
-FP8_PER_WIDTH, FP8_FIXED = 5.0, -88 * MIB
+# queries: the rows of an input and of a gradient in 8 bits, and a product before it is added.
+FP8_PER_WIDTH = 2.0
 # What the allocator keeps over them, by hidden numbers a token, dequantised weights, bytes: fitted
 # on the sixteen points of 2026-11-26_h100.json that are called s_... and keep no layer; with the
 # last product on twelve of ..._whole.json called o_...
@@ -74,9 +67,9 @@ KEPT_EACH = 1.24
 # ... or waits on the host, and only one layer's more than without is on the card: four points of
 # the 8B shape; five of 1B and 3B.
 WAITING_ONCE, WAITING_FIXED = 1.1, 32 * MIB
-# ... with an MLP in pieces, of what a layer saves: five points, 6 to 20 layers on the card; nine
-# whose layers wait (2026-12-01_h200_pieces.json).
-KEPT_IN_PIECES, WAITING_IN_PIECES = 0.96, 1.42
+# ... with an MLP in pieces, of what a layer saves, of those that wait on the host: two points of
+# the 8B (2026-12-01_h200_groups.json).
+WAITING_IN_PIECES = 1.6
 # The size of the pieces that medexp.models.patches.activation_offloading moves.
 WAITING_PIECE = 8 * MIB
 # Attention pads a case by a block of so many tokens.
@@ -104,7 +97,10 @@ def list_step_terms(config: RunConfig, levers: Levers) -> list[Term]:
     on_card = [term for term in terms if term.place is Place.gpu]
     same = find_measured(config, levers, tokens, sum(term.num_bytes for term in on_card))
     if same is not None:
-        factor, source = same.measured_bytes / same.planned_bytes, f"measured on {same.date}"
+        # What the allocator keeps differs from step to step by a tensor of this size.
+        fragments = 2 * tokens * config.model.shape.hidden
+        factor = (same.measured_bytes + fragments) / same.planned_bytes
+        source = f"measured on {same.date}"
     else:
         factor, source = find_factor(config, levers)
         on_card = [term for term in on_card if term.name != KEPT_LAYERS]
@@ -219,12 +215,22 @@ def _compiled_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int
     it."""
     if not is_fused(config):
         return compiled_step_bytes(config, tokens)
+    layer, slack = (
+        count_step_bytes(config, tokens, in_fp8=bool(levers.fp8))
+        if is_shortened(config)
+        else _whole_layer_bytes(config, levers, tokens)
+    )
+    return int(layer) - _staging_bytes(config, tokens), int(
+        max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(config)
+    )
+
+
+def _whole_layer_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[float, float]:
+    """Return what tensors take in a layer that is computed as a whole, and what the allocator keeps
+    over them."""
     shape = config.model.shape
     weight, beside = dequantised_bytes(shape), 2 * tokens * count_beside_llama(shape)
-    if is_shortened(config):
-        layer = beside + _layer_in_pieces_bytes(config, tokens)
-        per_hidden, weights, fixed = PIECES_SLACK
-    elif is_in_mlp(config):
+    if is_in_mlp(config):
         again = (
             2 * tokens * (FORWARD_PER_HIDDEN * shape.hidden + FORWARD_PER_FFN * shape.ffn) + beside
         )
@@ -246,19 +252,7 @@ def _compiled_bytes(config: RunConfig, levers: Levers, tokens: int) -> tuple[int
     slack = max(
         2 * tokens * per_hidden * shape.hidden + weights * weight + fixed, LEAST_SLACK * weight
     )
-    return int(layer) - _staging_bytes(config, tokens), int(
-        max(layer + slack, SMALLEST_COMPILED_STEP) + _loss_bytes(config)
-    )
-
-
-def _layer_in_pieces_bytes(config: RunConfig, tokens: int) -> float:
-    """Return what a layer takes whose MLP is computed in pieces, at the larger of its two peaks:
-    where its attention goes back, and in a forward pass, where SwiGLU is there as a whole."""
-    shape = config.model.shape
-    (per_hidden, per_kv), (forward_per_hidden, per_ffn) = PIECES_ATTENTION, PIECES_FORWARD
-    attention = per_hidden * shape.hidden + per_kv * kv_width(shape)
-    forward = forward_per_hidden * shape.hidden + per_ffn * shape.ffn
-    return 2 * tokens * max(attention, forward) + PIECES_FIXED
+    return layer, slack
 
 
 def _rounding_bytes(config: RunConfig, levers: Levers, tokens: int) -> float:
@@ -266,7 +260,7 @@ def _rounding_bytes(config: RunConfig, levers: Levers, tokens: int) -> float:
     if not levers.fp8:
         return 0.0
     widest = max(config.model.shape.hidden, query_width(config.model.shape))
-    return max(0.0, 2 * tokens * FP8_PER_WIDTH * widest + FP8_FIXED)
+    return 2 * tokens * FP8_PER_WIDTH * widest
 
 
 def _staging_bytes(config: RunConfig, tokens: int) -> int:
@@ -312,7 +306,7 @@ def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
     if levers.waiting_layers:
         return int(WAITING_IN_PIECES * saved if in_pieces else WAITING_ONCE * saved + WAITING_FIXED)
     if in_pieces:
-        return int(KEPT_IN_PIECES * levers.kept_layers * saved)
+        return levers.kept_layers * saved
     beside_llama = count_beside_llama(config.model.shape)
     layer_bytes = (
         2 * tokens * (5 * config.model.shape.hidden + 2 * config.model.shape.ffn + beside_llama)
@@ -330,17 +324,17 @@ def _count_saved_numbers(config: RunConfig, tokens: int) -> list[int]:
     Source: what it was seen to save of a Llama layer, byte for byte (benchmarks/train).
     """
     shape = config.model.shape
+    if is_shortened(config):
+        return count_saved_numbers(shape, tokens)
     limit = config.training.max_seq_tokens
     padded = count_attended_tokens(tokens // limit, limit)
     query, kv = query_width(shape), kv_width(shape)
-    pieces = count_pieces(shape) if is_shortened(config) else 1
-    widths = [piece.stop - piece.start for piece in cut(shape.ffn, pieces)]
     return (
         [tokens * shape.hidden] * 5
         + [tokens * kv] * 2
         + [padded * query] * 2
         + [padded * kv] * 2
-        + [tokens * width for width in widths] * 2
+        + [tokens * shape.ffn] * 2
         + [tokens * beside for beside in (count_beside_llama(shape),) if beside]
     )
 

@@ -158,6 +158,12 @@ LORA_PRODUCT = PrivateName("unsloth", "kernels.fast_lora.matmul_lora", _NO_FP8)
 ATTENTION_SLOT = PrivateName("unsloth", "layer.self_attn.apply_qkv", _NO_FP8)
 OUTPUT_SLOT = PrivateName("unsloth", "layer.self_attn.apply_o", _NO_FP8)
 
+ATTENTION = PrivateName(
+    "unsloth",
+    "utils.attention_dispatch._run_attention",
+    "attention goes back through all of its heads at once, and steps take more memory than planned",
+)
+
 _SCRATCH_STAYS = (
     "the weight that was dequantised last (up to 112 MiB of an 8B) stays on the card after an"
     " evaluation"

@@ -53,8 +53,9 @@ MEASURED = [
     for name in ("", "_whole", "_small", "_wide")
     for point in points(name, "2026-11-26", "h100")
 ]
-PIECES = points("_pieces", "2026-11-30") + points("_pieces", "2026-12-01")
-LATEST = [*filter(is_whole, MEASURED), *PIECES]
+# Measured while embedded tokens lay there to the end of a step, which they have not since.
+GROUPS = points("_groups", "2026-12-01")
+LATEST = [*filter(is_whole, MEASURED), *GROUPS]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def is_fitted_on(point: dict) -> bool:
     return (
         (family == "s" and is_compiled(point))
         or family in ("o", "zw")
-        or family == "p"
+        or family == "h"
         or point["name"] == "k_w_1b_k12"
         or is_small
     )
@@ -126,13 +127,20 @@ def errors(budgeted, measured: list[dict], *more: str, beside: int = 0) -> list[
     for point in measured:
         run, needed = budgeted(point, *more)
         planned = needed.bytes_in(Phase.training) + beside * dequantised_bytes(run.model.shape)
+        planned += embedded_bytes(run) if point in GROUPS else 0
         found.append(100 * (planned / point["train_reserved_bytes"] - 1))
     return found
 
 
+def embedded_bytes(run) -> int:
+    """What the embedded tokens of a micro-batch take."""
+    tokens = run.training.micro_batch * run.training.max_seq_tokens
+    return 2 * tokens * run.model.shape.hidden
+
+
 def test_all_that_was_measured_with_today_s_settings(budgeted):
     found = errors(budgeted, LATEST)
-    assert len(found) == 88
+    assert len(found) == 74
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
     assert min(found) >= -1
@@ -160,27 +168,28 @@ def test_what_tensors_take_in_compiled_layers_follows_from_the_shape(budgeted):
     assert max(map(abs, off)) <= 0.6
 
 
-def test_what_tensors_take_with_an_mlp_in_pieces_follows_from_the_shape(budgeted):
-    for point in PIECES:
-        is_kept = "checkpoint_skip_layers" in str(point["overrides"])
-        if point["micro_batch"] * point["seq"] >= 1024 and not is_kept:
-            _, needed = budgeted(point)
+def test_what_tensors_take_in_pieces_and_groups_follows_from_the_source(budgeted):
+    """No constant of it was fitted; kept layers that wait on the host are."""
+    for point in GROUPS:
+        if point["micro_batch"] * point["seq"] >= 1024 and "_w_" not in point["name"]:
+            run, needed = budgeted(point)
             slack = {term.name: term.num_bytes for term in needed.terms}["allocator slack"]
-            tensors = needed.bytes_in(Phase.training) - slack
-            assert tensors == pytest.approx(point["train_allocated_bytes"], rel=0.015), point
+            tensors = needed.bytes_in(Phase.training) - slack + embedded_bytes(run)
+            off = 100 * (tensors - point["train_allocated_bytes"]) / point["train_reserved_bytes"]
+            assert -1 <= off <= 1.4, point
 
 
-def test_gradients_in_fp8_as_fitted(budgeted):
-    found = errors(budgeted, points("_fp8", "2026-12-01"))
-    assert len(found) == 17
-    assert median(map(abs, found)) <= 1
-    assert max(found) <= 4
-    assert min(found) >= -0.6
+def test_no_step_in_pieces_and_groups_took_more_than_planned(budgeted):
+    found = errors(budgeted, GROUPS)
+    assert len(found) == 32
+    assert median(found) <= 1.6
+    assert max(found) <= 4.3
+    assert min(found) >= 0.1
 
 
 def test_points_that_nothing_was_fitted_on(budgeted):
     found = errors(budgeted, [point for point in LATEST if not is_fitted_on(point)])
-    assert len(found) == 39
+    assert len(found) == 26
     assert median(map(abs, found)) <= 2
     assert max(found) <= 5
     assert min(found) >= -1
@@ -219,8 +228,8 @@ def test_activations_on_the_host_take_one_layer_of_the_card_however_many_wait(re
         compute_budget(run, Levers(2, 4, 0, True, kept, kept_on_host=True)) for kept in (6, 15)
     )
     assert few.peak_bytes == many.peak_bytes
-    # what was seen to leave a layer of 2 x 2,048 tokens (benchmarks/train), in pieces of 8 MiB
-    saved = 487 * MIB
+    # what a layer of 2 x 2,048 tokens was seen to save (benchmarks/vram), in pieces of 8 MiB
+    saved = 440 * MIB
     waiting = {term.name: term.num_bytes for term in many.terms}["activations of kept layers"]
     assert 14 * saved <= waiting <= 14 * 1.12 * saved
     assert many.link_bytes - few.link_bytes == pytest.approx(4 * 2 * 9 * saved, rel=0.005)
@@ -268,7 +277,7 @@ def test_the_golden_bytes_of_the_seed_s_recipe(resolved):
     assert terms["layer weights"] == 32 * (218_103_808 // 2 + 2 * 8192)
     assert terms["embedding"] == terms["lm_head"] == 2 * 128_256 * 4096
     assert terms["LoRA parameters"] == 4 * 41_943_040
-    assert needed.peak_bytes == 7_088_375_398
+    assert needed.peak_bytes == 6_775_899_750
 
 
 def test_a_decoder_layer_of_the_8b(resolved):
@@ -303,7 +312,7 @@ def test_more_of_anything_takes_more(resolved):
     assert compute_budget(resolved(*EIGHT_B), Levers(2, 4, 0, False, 1)).peak_bytes > base
     for more in ("lora.r=32", "training.max_seq_tokens=2112", "training.optimizer=adamw_torch"):
         assert compute_budget(resolved(*EIGHT_B, more), Levers(2, 4)).peak_bytes > base
-    assert compute_budget(resolved(*EIGHT_B, "lora=attention_only"), Levers(2, 4)).peak_bytes < base
+    assert compute_budget(resolved(*EIGHT_B, "lora.r=8"), Levers(2, 4)).peak_bytes < base
 
 
 def test_without_a_card_everything_is_host_memory(resolved, no_card):

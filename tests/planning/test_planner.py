@@ -21,6 +21,7 @@ from medexp.system.units import GIB, bytes_of_gib
 
 CARD = "hardware=rtx4050_6gb"
 ON_CARD = "hardware.offload_activations=false"
+WHOLE = "hardware.recompute_last_product=true"
 EXACT = "hardware.fp8=false"
 PRESETS = [card.preset for card in KNOWN_CARDS]
 MODELS = [
@@ -65,7 +66,7 @@ def test_every_model_has_a_plan_that_fits_every_card(resolved_once, preset, mode
 
 def test_the_8b_fits_6_gb_only_by_leaving_parts_on_the_host(resolved):
     chosen, _ = planner.choose_plan(resolved(CARD, ON_CARD, EXACT))
-    assert chosen.levers == Levers(8, 1, 28, True, 0)
+    assert chosen.levers == Levers(8, 1, 27, False, 0)
     with pytest.raises(VramPlanError, match=r"hardware\.vram_ceiling_gib is 5\.25"):
         planner.choose_plan(
             resolved(CARD, "hardware.offload_layers=0", "hardware.offload_embedding=false")
@@ -107,7 +108,7 @@ def test_manual_keeps_the_batch_and_a_number_stays(resolved):
 def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(resolved):
     run = resolved(CARD, EXACT)
     chosen, _ = planner.choose_plan(run)
-    assert chosen.levers == Levers(2, 4, 24, False, 6, kept_on_host=True)
+    assert chosen.levers == Levers(1, 8, 10, True, 17, kept_on_host=True)
     without, _ = planner.choose_plan(resolved(CARD, ON_CARD, EXACT))
     assert chosen.tokens_per_s > 1.03 * without.tokens_per_s
     assert chosen.budget.host_bytes <= limits.PINNED_SHARE * bytes_of_gib(run.hardware.host_ram_gib)
@@ -115,11 +116,21 @@ def test_a_laptop_s_card_keeps_activations_on_the_host_and_is_faster_for_it(reso
 
 def test_less_host_memory_keeps_fewer_there(resolved):
     kept = [
-        planner.choose_plan(resolved(CARD, f"hardware.host_ram_gib={ram}"))[0].levers
-        for ram in (16, 12, 8)
+        planner.choose_plan(resolved(CARD, EXACT, f"hardware.host_ram_gib={ram}"))[0].levers
+        for ram in (20, 16, 12)
     ]
     assert kept[0].kept_layers > kept[1].kept_layers
     assert not kept[2].kept_on_host
+
+
+def test_activations_wait_on_the_host_in_16_bits_alone_unless_asked(resolved):
+    """With FP8 the one step that was tried took more than planned."""
+    assert not any(
+        plan.levers.kept_on_host and plan.levers.fp8 for plan in planner.rank_plans(resolved(CARD))
+    )
+    asked = resolved(CARD, "hardware.fp8=true", "hardware.offload_activations=true")
+    chosen, _ = planner.choose_plan(asked)
+    assert (chosen.levers.fp8, chosen.levers.kept_on_host) == (True, True)
 
 
 def test_what_would_fit_where_the_host_is_short(resolved):
@@ -138,12 +149,13 @@ def test_a_card_that_computes_faster_than_its_link_carries_keeps_them_on_the_car
     ]
     run = resolved(CARD, *h200)
     assert not planner.choose_plan(run)[0].levers.kept_on_host
-    for levers, measured in (  # benchmarks/train, 2026-11-23
+    # benchmarks/train, 2026-11-23; layers saved a tenth more then
+    for levers, measured in (
         (Levers(2, 4, 17, True, 15, kept_on_host=True), 7643),
         (Levers(2, 4, 21, True, 6, kept_on_host=True), 10188),
         (Levers(4, 2, 20, True, 12, kept_on_host=True), 8410),
     ):
-        assert 0.8 * measured <= predict_plan(run, levers).tokens_per_s <= measured
+        assert 0.8 * measured <= predict_plan(run, levers).tokens_per_s <= 1.03 * measured
 
 
 def test_activations_that_are_asked_to_the_host(resolved):
@@ -177,9 +189,9 @@ def test_applying_a_plan_sets_the_levers_of_the_run(resolved):
     run = resolved(CARD)
     chosen, _ = planner.choose_plan(run)
     run = planner.apply_plan(run, chosen)
-    assert (run.training.micro_batch, run.training.accumulation) == (2, 4)
-    assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (27, True)
-    assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (4, False)
+    assert (run.training.micro_batch, run.training.accumulation) == (8, 1)
+    assert (run.hardware.offload_layers, run.hardware.offload_embedding) == (28, False)
+    assert (run.hardware.checkpoint_skip_layers, run.hardware.offload_activations) == (0, False)
     assert (run.hardware.fp8, run.asked["hardware.fp8"]) == (True, "auto")
     assert planner.choose_plan(run)[0].levers == chosen.levers
 
@@ -188,12 +200,12 @@ def test_what_would_fit_does_and_one_more_does_not(resolved):
     run = resolved(CARD, "training.max_seq_tokens=65536")
     with pytest.raises(
         VramPlanError,
-        match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=21440",
+        match=r"Largest term: recompute peak of a layer.*Would fit: training.max_seq_tokens=32768",
     ):
         planner.choose_plan(run)
-    assert planner.choose_plan(feasibility.resize_run(run, seq=21440))
+    assert planner.choose_plan(feasibility.resize_run(run, seq=32768))
     with pytest.raises(VramPlanError):
-        planner.choose_plan(feasibility.resize_run(run, seq=21504))
+        planner.choose_plan(feasibility.resize_run(run, seq=32832))
     wide = resolved(CARD, "lora.r=1024")
     rank = feasibility.suggest_what_fits(wide)["lora.r"]
     assert planner.choose_plan(replace(wide, lora=replace(wide.lora, r=rank)))
@@ -285,8 +297,8 @@ def test_many_tokens_at_a_time_take_more_with_fp8(resolved):
         levers = Levers(micro_batch, 8 // micro_batch, 24, True, fp8=fp8)
         return predict_plan(run, levers).budget.bytes_in(Phase.training)
 
-    assert step_bytes(1, True) == step_bytes(1, False)
-    assert step_bytes(8, True) > 1.05 * step_bytes(8, False)
+    assert step_bytes(1, True) < 1.01 * step_bytes(1, False)
+    assert 1.02 * step_bytes(8, False) < step_bytes(8, True) < 1.05 * step_bytes(8, False)
     # also where no MLP is computed in pieces
     for words in ("lora.target_modules=[q_proj,v_proj]", "hardware.recompute_last_product=true"):
         other = resolved(CARD, words)
@@ -294,7 +306,7 @@ def test_many_tokens_at_a_time_take_more_with_fp8(resolved):
             predict_plan(other, Levers(8, 1, 28, True, fp8=fp8)).budget.bytes_in(Phase.training)
             for fp8 in (False, True)
         )
-        assert rounded > 1.05 * exact
+        assert rounded > 1.02 * exact
     # one search holds plans with and without, and neither has the bytes of the other
     for plan in planner.rank_plans(run)[:20]:
         assert plan.budget.peak_bytes == compute_budget(run, plan.levers).peak_bytes
@@ -319,13 +331,12 @@ def test_a_plan_in_words_and_as_values(resolved):
     on_card, _ = planner.choose_plan(resolved(CARD, ON_CARD, EXACT))
     words = planner.describe_plan(on_card, 5.25)
     assert words.startswith(
-        "8 x 1 cases a step, 28 layers streamed from the host, embedding on the host: 5.13 of 5.25"
-        " GiB, "
+        "8 x 1 cases a step, 27 layers streamed from the host: 5.11 of 5.25 GiB, "
     )
     run = resolved(CARD, EXACT)
     chosen, _ = planner.choose_plan(run)
     assert (
-        "6 layers not recomputed, their activations on the host: 5.19 of 5.25 GiB"
+        "17 layers not recomputed, their activations on the host: 5.10 of 5.25 GiB"
         in planner.describe_plan(chosen, 5.25)
     )
     values = planner.plan_as_dict(chosen)
@@ -334,7 +345,12 @@ def test_a_plan_in_words_and_as_values(resolved):
 
 
 def test_what_would_fit_honours_a_lever_that_is_a_number(resolved):
-    run = resolved(CARD, "hardware.checkpoint_skip_layers=8", "training.max_seq_tokens=65536")
+    run = resolved(
+        CARD,
+        "hardware.checkpoint_skip_layers=8",
+        "hardware.offload_activations=false",
+        "training.max_seq_tokens=65536",
+    )
     longest = feasibility.suggest_what_fits(run)["training.max_seq_tokens"]
     assert longest < 21440
     assert planner.choose_plan(feasibility.resize_run(run, seq=longest))[0].levers.kept_layers == 8
@@ -343,26 +359,25 @@ def test_what_would_fit_honours_a_lever_that_is_a_number(resolved):
 
 
 def test_last_resorts_only_where_nothing_else_fits(resolved):
-    long, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=18432"))
+    long, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=32768"))
     assert (long.levers.compiled, long.levers.tiled_mlp, long.levers.paged) == (True, False, False)
-    longer, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=20992"))
+    longer, _ = planner.choose_plan(resolved(CARD, WHOLE, "training.max_seq_tokens=20992"))
     assert (longer.levers.compiled, longer.levers.tiled_mlp) == (False, True)
     assert longer.levers.paged
-    untiled = resolved(CARD, "training.max_seq_tokens=20992", "hardware.tile_mlp=false")
+    untiled = [WHOLE, "training.max_seq_tokens=20992", "hardware.tile_mlp=false"]
     with pytest.raises(VramPlanError):
-        planner.choose_plan(untiled)
+        planner.choose_plan(resolved(CARD, *untiled))
 
 
 def test_an_optimizer_is_paged_before_layers_are_left_uncompiled(resolved):
-    short, _ = planner.choose_plan(resolved(CARD, "lora.r=128", "training.max_seq_tokens=1280"))
-    longer, _ = planner.choose_plan(resolved(CARD, "lora.r=128", "training.max_seq_tokens=2048"))
-    assert (short.levers.compiled, short.levers.paged) == (True, False)
-    assert (longer.levers.compiled, longer.levers.paged) == (True, True)
+    less, _ = planner.choose_plan(resolved(CARD, "lora.r=128"))
+    more, _ = planner.choose_plan(resolved(CARD, "lora.r=144"))
+    assert (less.levers.compiled, less.levers.paged) == (True, False)
+    assert (more.levers.compiled, more.levers.paged) == (True, True)
 
 
 def test_layers_are_left_uncompiled_before_more_is_given_up(resolved):
-    whole = "hardware.recompute_last_product=true"
-    chosen, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=12288", whole))
+    chosen, _ = planner.choose_plan(resolved(CARD, "training.max_seq_tokens=14336", WHOLE))
     assert (chosen.levers.compiled, chosen.levers.tiled_mlp) == (False, False)
     pinned, _ = planner.choose_plan(resolved(CARD, "hardware.compile_layers=false"))
     assert not pinned.levers.compiled
@@ -551,7 +566,7 @@ def test_dora_and_trained_biases_go_without_fused_kernels(resolved):
         for words in ([], ["lora.dora=true"], ["lora.bias=all"])
     )
     assert dora > 2 * plain
-    assert 0.9 * plain < biased < 1.3 * plain
+    assert plain < biased < 1.8 * plain
     engine = "hardware.engine=transformers"
     plain, dora = (
         compute_budget(resolved("hardware=rtx4090_24gb", engine, *w), Levers(1, 8)).peak_bytes

@@ -53,9 +53,10 @@ def granite(resolved):
 
 
 @pytest.mark.parametrize("levers", [LEVERS, replace(LEVERS, kept_layers=6)])
-def test_the_very_step_is_planned_as_it_was_measured(laptop, levers):
+def test_the_very_step_is_planned_as_it_was_measured_with_room_for_fragments(laptop, levers):
     step = measured(laptop, levers, 1.1)
-    more = step.measured_bytes - step.planned_bytes
+    # and of room for fragments, a tensor of hidden states
+    more = step.measured_bytes - step.planned_bytes + 2 * 2 * 2048 * 4096
     known = knowing(laptop, step)
     assert step_bytes(known, levers) - step_bytes(laptop, levers) == pytest.approx(more, abs=8)
     sources = {term.source for term in compute_budget(known, levers).terms}
@@ -79,6 +80,8 @@ def test_other_steps_move_by_what_is_not_known_of_their_kind(laptop, granite):
 
     assert 0 < moved(laptop, 1.2) < 0.07  # a family that was held against cards
     assert moved(laptop, 1.2) < moved(laptop, 1.2, 1.2) < 0.2
+    # what its source says is not undercut: less was luck with fragments
+    assert moved(laptop, 0.8) == 0
     # one that never was; gradients are in these bytes, and stay
     assert 0.12 < moved(granite, 1.2) < 0.2
     assert moved(granite, 0.7) < -0.2

@@ -94,20 +94,20 @@ def multiply_in_fp8(network: Any, kernels: Any, passes: FP8Passes) -> int:
         ):
             exact = slot.of(layer.self_attn)
             if exact is not None and _are_plain(layer.self_attn, names):
-                _keep_row_scales(layer.self_attn, names)
+                keep_row_scales(layer.self_attn, names)
                 setattr(layer.self_attn, slot.last, make(names, exact, is_recomputed))
                 count += len(names)
         fused = get_function(layer.mlp)
         if fused is kernels.apply_lora_mlp_swiglu and _are_plain(layer.mlp, MLP):
-            _keep_row_scales(layer.mlp, MLP)
+            keep_row_scales(layer.mlp, MLP)
             layer.mlp.forward = MethodType(make_mlp(is_recomputed), layer.mlp)
             count += len(MLP)
     return count
 
 
-def _keep_row_scales(owner: Any, names: tuple[str, ...]) -> None:
-    """A weight does not change: its scales are found once. Those of a layer that is streamed lie
-    on the card with its adapter."""
+def keep_row_scales(owner: Any, names: tuple[str, ...]) -> None:
+    """Find the scales of the rows of these weights of `owner`: a weight does not change. Those of a
+    layer that is streamed lie on the card with its adapter."""
     for name in names:
         projection = getattr(owner, name)
         weight = projection.base_layer.weight

@@ -56,10 +56,11 @@ def make_shortening_patch(kernels: Any) -> Patch:
     `kernels` is unsloth.kernels.fast_lora."""
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
-        count = patch_fused_mlps(
-            layers, kernels, lambda layer: any(layer is kept_layer for kept_layer in kept), PIECES
-        )
+        from medexp.models.patches.spent_tensors import release_outputs
+
+        count = patch_fused_mlps(layers, kernels, lambda layer: _is_among(layer, kept), PIECES)
         assert count == len(layers) - len(kept), f"{count} small layers took it"
+        release_outputs(layer for layer in layers if not _is_among(layer, kept))
 
     return patch
 
@@ -70,15 +71,22 @@ def make_rounding_patch(kernels: Any, rounds_forward: bool, shortens: bool) -> P
 
     def patch(layers: Any, kept: Sequence[Any]) -> None:
         from medexp.models.patches.fp8_layers import FP8Passes, multiply_in_fp8
+        from medexp.models.patches.spent_tensors import release_outputs
 
         def is_recomputed(layer: Any) -> bool:
-            return not any(layer is kept_layer for kept_layer in kept)
+            return not _is_among(layer, kept)
 
         passes = FP8Passes(is_recomputed, rounds_forward, shortens, PIECES)
         count = multiply_in_fp8(layers, kernels, passes)
         assert count == len(PROJECTIONS) * len(layers), f"{count} small products took it"
+        if shortens:
+            release_outputs(filter(is_recomputed, layers))
 
     return patch
+
+
+def _is_among(layer: Any, layers: Sequence[Any]) -> bool:
+    return any(layer is other for other in layers)
 
 
 def make_offloading_patch(pinned: bool) -> Patch:
@@ -245,7 +253,14 @@ def _make_layers(recipe: LayerRecipe) -> Any:
             _fill_adapter(getattr(layer.mlp, name), like=getattr(recipe.mlp, name))
         function = getattr(recipe.mlp.__dict__.get("forward"), "__func__", type(recipe.mlp).forward)
         layer.mlp.forward = MethodType(function, layer.mlp)
-    return layers.to(recipe.device).train()
+    layers.to(recipe.device).train()
+    if hasattr(recipe.mlp.gate_proj, "fp8_scales"):
+        # The run's function reads them.
+        from medexp.models.patches.fp8_layers import keep_row_scales
+
+        for layer in layers:
+            keep_row_scales(layer.mlp, tuple(PROJECTIONS))
+    return layers
 
 
 def _fill_adapter(projection: Any, like: Any) -> None:

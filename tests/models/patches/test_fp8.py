@@ -40,6 +40,11 @@ from medexp.models.patches.fp8_layers import FP8Passes, multiply_in_fp8
 from medexp.models.patches.fp8_products import Products
 from medexp.models.patches.fp8_weights import LARGEST, find_row_scales, round_rows, round_weight
 from medexp.models.patches.fused_mlp import patch_fused_mlps
+from medexp.models.patches.gradient_check import (
+    LayerRecipe,
+    find_difference,
+    make_offloading_patch,
+)
 from medexp.models.patches.mlp_pieces import make_mlp_function
 from medexp.models.patches.projections import Projection
 
@@ -239,6 +244,13 @@ def test_all_passes_are_rounded_where_that_is_asked_for(kernels, recompute):
     out, found = run_layers(layers, recompute)
     assert 0.001 < find_error(out, exact) < 0.05
     assert max(map(find_error, found, right)) < 0.15
+
+
+def test_activations_of_rounded_layers_may_wait_on_the_host(kernels):
+    layers = make_layers(kernels)
+    multiply_in_fp8(layers, kernels, passes(recompute=False, rounds_forward=False))
+    recipe = LayerRecipe(STACK, torch.device("cpu"), torch.bfloat16, layers[0].mlp)
+    assert find_difference(make_offloading_patch(pinned=False), recipe) is None
 
 
 def test_an_evaluation_is_exact(kernels):
