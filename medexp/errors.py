@@ -85,14 +85,21 @@ class VramPlanError(BadInput):
 
 
 class VramCeilingError(MedexpError):
-    """The run needed more than `hardware.vram_ceiling_gib`: what it was doing, in words, and the
-    `vram.terms.Phase` that this belongs to, by its value, where that is known."""
+    """The run needed more than `hardware.vram_ceiling_gib`: what it was doing, in words, the
+    `planning.memory_terms.Phase` that this belongs to, by its value, where that is known, and
+    whether plans that take less were tried, and none is left."""
 
     exit_code = 3
     reason = "vram"
 
-    def __init__(self, message: str, doing: str = "", phase: str | None = None):
-        self.doing, self.phase = doing, phase
+    def __init__(
+        self,
+        message: str,
+        doing: str = "",
+        phase: str | None = None,
+        nothing_safer: bool = False,
+    ):
+        self.doing, self.phase, self.nothing_safer = doing, phase, nothing_safer
         super().__init__(message)
 
 

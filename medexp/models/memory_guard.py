@@ -78,6 +78,13 @@ class Meter:
         return retries
 
 
+def release_all() -> None:
+    """Hand back what this process holds on its card, where nothing refers to it any more."""
+    gc.collect()
+    if _cuda().is_available():
+        _cuda().empty_cache()
+
+
 def _cuda() -> Any:
     import torch
 

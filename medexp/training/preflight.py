@@ -191,6 +191,7 @@ def _explain_nothing_fits(
         " lower training.max_seq_tokens",
         error.doing,
         error.phase,
+        nothing_safer=True,
     )
 
 

@@ -19,6 +19,7 @@ from medexp.data.preparation import Prepared
 from medexp.data.prompts import ChatPrompt, digest_cases
 from medexp.data.split import Split
 from medexp.data.tokenizer_cache import CachedTokenizer
+from medexp.errors import VramCeilingError
 from medexp.evaluation import evaluator, verification
 from medexp.evaluation.baseline_cache import open_baseline_cache
 from medexp.evaluation.record import CaseLoss, Record, mean_loss
@@ -135,7 +136,8 @@ def train(
             context = _build_context(
                 request, config, work, tracker, session, prepared, model, preflight
             )
-            result = _train_between_evaluations(context)
+            with _noting_what_is_safer(request, preflight):
+                result = _train_between_evaluations(context)
         work.finish()
     _print_remarks(request, config, split, result)
     return result
@@ -302,6 +304,20 @@ def _build_context(
         ),
         trial=request.trial,
     )
+
+
+@contextmanager
+def _noting_what_is_safer(request: _Request, preflight: PreflightResult | None) -> Iterator[None]:
+    """Let an error for want of memory say whether a plan is left that takes less."""
+    try:
+        yield
+    except VramCeilingError as error:
+        phase = Phase.training if error.phase is None else Phase(error.phase)
+        error.nothing_safer = (
+            preflight is None
+            or planner.next_safer_plan(request.requested, preflight.plan, phase) is None
+        )
+        raise
 
 
 def _train_between_evaluations(context: TrainContext) -> TrainResult:
