@@ -33,6 +33,7 @@ from medexp.sweep.study import storage
 from medexp.sweep.study.final_results import FinalResult
 from medexp.sweep.study.history import ELAPSED, is_from_other_study, values_of
 from medexp.sweep.study.study import Study, open_study
+from medexp.sweep.workers.ray_cluster import connect_first
 from medexp.system import disk_space
 from medexp.system.console import NOTE, Console
 from medexp.system.private_names import list_untested_libraries
@@ -174,9 +175,11 @@ def _make_launcher(spec: SweepSpec, task: TaskFunction, trial_timeout: float | N
     config = spec.hydra_config.copy()
     with open_dict(config):
         config.hydra.sweeper.trial_timeout = trial_timeout
-    return Plugins.instance().instantiate_launcher(
+    launcher = Plugins.instance().instantiate_launcher(
         hydra_context=spec.hydra_context, task_function=task, config=config
     )
+    connect_first(launcher)
+    return launcher
 
 
 def _run_workers(
