@@ -301,6 +301,8 @@ def count_largest_tile(hidden: int, tokens: int) -> int:
 
 
 def _kept_bytes(config: RunConfig, levers: Levers, tokens: int) -> int:
+    if not levers.kept_layers:
+        return 0
     saved = 2 * sum(_count_saved_numbers(config, tokens))
     in_pieces = is_shortened(config)
     if levers.waiting_layers:
@@ -347,12 +349,16 @@ def count_attended_tokens(cases: int, longest: int) -> int:
 
 def sent_bytes(config: RunConfig, levers: Levers) -> int:
     """Return the bytes that the waiting layers save in a micro-batch, which cross the link."""
+    if not levers.waiting_layers:
+        return 0
     tokens = levers.micro_batch * config.training.max_seq_tokens
     return 2 * levers.waiting_layers * sum(_count_saved_numbers(config, tokens))
 
 
 def waiting_bytes(config: RunConfig, levers: Levers) -> int:
     """Return the pinned host memory for what the waiting layers save."""
+    if not levers.waiting_layers:
+        return 0
     tokens = levers.micro_batch * config.training.max_seq_tokens
     pieces = sum(
         -(-2 * numbers // WAITING_PIECE) for numbers in _count_saved_numbers(config, tokens)
