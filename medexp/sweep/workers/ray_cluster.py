@@ -9,14 +9,28 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from medexp.errors import MachineError, first_line
+
 
 def connect_first(launcher: Any) -> None:
     """Connect to Ray as `launcher` would, if it is hydra/launcher=ray; others are left alone, as
-    that for AWS, which connects elsewhere."""
+    that for AWS, which connects elsewhere.
+
+    Raises: MachineError where Ray cannot be started or reached.
+    """
     if type(launcher).__name__ != "RayLauncher":
         return
     import ray
 
     settings: Any = OmegaConf.to_container(launcher.ray_cfg.init, resolve=True)
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        return
+    try:
         ray.init(**settings)
+    # Ray raises what its parts raise.
+    except Exception as error:
+        where = settings.get("address") or "on this machine"
+        raise MachineError(
+            f"Ray cannot be started or reached ({where}): {first_line(error)}; set"
+            " hydra.launcher.ray.init.address to a cluster that is there, or hydra/launcher=medexp"
+        ) from error

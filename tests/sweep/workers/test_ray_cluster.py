@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from medexp.errors import MachineError
 from medexp.sweep.workers.ray_cluster import connect_first
 
 
@@ -53,3 +54,12 @@ def test_ray_is_connected_to_once_and_asked_for_no_memory(ray):
 def test_other_launchers_are_left_alone(ray, launcher):
     connect_first(launcher)
     assert ray.inits == []
+
+
+def test_a_ray_that_is_not_there_is_said_in_a_sentence(ray, monkeypatch):
+    def fail(**_: Any) -> None:
+        raise ConnectionError("deadline exceeded\nand more")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(MachineError, match=r"reached \(10\.0\.0\.1:6379\): deadline exceeded; set"):
+        connect_first(RayLauncher("10.0.0.1:6379"))
