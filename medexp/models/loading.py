@@ -2,7 +2,6 @@
 device.
 """
 
-import gc
 import os
 import re
 from pathlib import Path
@@ -23,6 +22,7 @@ from medexp.config.schema import (
     RunConfig,
 )
 from medexp.errors import ModelError
+from medexp.models import memory_guard
 from medexp.models.adapter_model import ATTENTION, AdapterModel
 from medexp.models.backend import Backend, capture_library_output
 from medexp.models.layer_patches import (
@@ -279,15 +279,11 @@ def recover_from_failed_step(tuned: AdapterModel) -> None:
     """After a step that ended in the middle: streamed layers are put back in order, and what the
     step held is handed back.
     """
-    import torch
-
     # None where no layer is streamed.
     swapper = private_names.STREAMER.of(tuned.network)
     if swapper is not None:
         swapper.reset()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    memory_guard.release_all()
 
 
 def _load_adapter_weights(folder: Path, network: Any, stack: Backend) -> None:

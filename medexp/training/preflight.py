@@ -163,11 +163,18 @@ def _plan_after_running_out(requested: RunConfig, work: ResumableRun) -> Plan | 
     if (ran_out := work.load_levers_out_of_memory()) is None:
         return None
     levers, phase = ran_out
-    safer = planner.next_safer_plan(requested, predict_plan(requested, levers), _phase_of(phase))
+    return find_safer_plan(requested, predict_plan(requested, levers), phase)
+
+
+def find_safer_plan(requested: RunConfig, plan: Plan, phase: str | None) -> Plan | None:
+    """Return the plan with which a run of `requested` goes on that ran out of memory with `plan` in
+    the phase of this value; None where nothing is safer, or cases would come in another order.
+    """
+    safer = planner.next_safer_plan(requested, plan, _phase_of(phase))
     is_another_order = (
         requested.training.group_by_length
         and safer is not None
-        and safer.levers.micro_batch != levers.micro_batch
+        and safer.levers.micro_batch != plan.levers.micro_batch
     )
     return None if is_another_order else safer
 

@@ -53,7 +53,12 @@ from medexp.training.best_checkpoint import BestCheckpoint
 from medexp.training.callbacks import StepRecorder, TrainingProgress, mean_finite_loss
 from medexp.training.context import TrainContext, TrainResult, TrialReporter, choose_run_name
 from medexp.training.mlflow_logging import log_audit, log_end, log_plan, log_start, summarise_run
-from medexp.training.preflight import PreflightResult, find_fitting_plan, run_preflight
+from medexp.training.preflight import (
+    PreflightResult,
+    find_fitting_plan,
+    find_safer_plan,
+    run_preflight,
+)
 from medexp.training.resume import ResumableRun, acquire_run, list_dead_mlflow_runs, step_of
 from medexp.training.step_measurement import remember_steps
 from medexp.training.trainer import FitResult, StepCallback
@@ -312,10 +317,9 @@ def _noting_what_is_safer(request: _Request, preflight: PreflightResult | None) 
     try:
         yield
     except VramCeilingError as error:
-        phase = Phase.training if error.phase is None else Phase(error.phase)
         error.nothing_safer = (
             preflight is None
-            or planner.next_safer_plan(request.requested, preflight.plan, phase) is None
+            or find_safer_plan(request.requested, preflight.plan, error.phase) is None
         )
         raise
 
