@@ -201,12 +201,7 @@ def contestants(every: int, steps: int) -> dict[str, Callable[[Ground, int], Sea
     return {
         "rank_lr_seq: GP, median pruner": of("gp", "median", configured=True),
         "medexp halving, GP": of("gp", "halving", configured=True),
-        "medexp freeze-thaw, GP": of(
-            "gp",
-            "halving",
-            "hydra.sweeper.pruner._target_=freeze_thaw.FreezeThawPruner",
-            configured=True,
-        ),
+        "medexp freeze-thaw, GP": of("gp", "freeze_thaw", configured=True),
         "Optuna TPE, Hyperband (as BOHB)": of(
             "tpe", "hyperband", resource, f"hydra.sweeper.pruner.max_resource={steps}"
         ),

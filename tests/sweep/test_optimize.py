@@ -456,6 +456,20 @@ def test_trials_pause_at_rungs_and_the_best_go_on_where_they_were(stubs):
         }
 
 
+def test_trials_freeze_where_another_is_worth_more_and_thaw(stubs):
+    trained = train_in_parts(stubs)
+    words = [*HALVED, "hydra/sweeper/pruner=freeze_thaw"]
+    study = stubs.run(*words, "sweep.n_trials=7")
+    assert len(trained) == len(set(trained))
+    reached = {rank: max(step for other, step in trained if other == rank) for rank in range(4, 11)}
+    # The first one ends, to measure the others by; the best ends.
+    assert set(reached.values()) <= {2, 6, 18, LAST_STEP}
+    assert reached[study.trials()[0].params["lora.r"]] == LAST_STEP
+    assert (reached[10], study.best_trials()[0].params["lora.r"]) == (LAST_STEP, 10)
+    assert min(reached.values()) == 2
+    assert (study.count_done(), endings(study).count("copied")) == (7, 0)
+
+
 def test_a_trial_that_was_killed_as_it_paused_pauses_where_it_was(stubs):
     trained = train_in_parts(stubs)
     parts, killed = stubs.ends, []
@@ -482,7 +496,21 @@ def test_a_trial_that_was_killed_as_it_paused_pauses_where_it_was(stubs):
         (["hydra.sweeper.pruner.reduction_factor=1"], "reduction_factor=1 has to be 2 or more"),
     ],
 )
-def test_halving_refuses_what_does_not_report(stubs, words, said):
+@pytest.mark.parametrize("pruner", ["halving", "freeze_thaw"])
+def test_pausing_refuses_what_does_not_report(stubs, pruner, words, said):
     with pytest.raises(ConfigError, match=said):
-        stubs.run(*HALVED, "sweep.n_trials=3", *words)
+        stubs.run(*HALVED, f"hydra/sweeper/pruner={pruner}", "sweep.n_trials=3", *words)
+    assert stubs.started == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.sweeper.objective=result/tokens_per_s"], r"result/tokens_per_s and not result/"),
+        (["hydra.sweeper.pruner.max_new=0"], "max_new=0 has to be 1 or more"),
+    ],
+)
+def test_freezing_needs_the_loss_as_the_objective(stubs, words, said):
+    with pytest.raises(ConfigError, match=said):
+        stubs.run(*HALVED, "hydra/sweeper/pruner=freeze_thaw", "sweep.n_trials=3", *words)
     assert stubs.started == []

@@ -75,7 +75,10 @@ class ThoroughGPSampler(GPSampler):  # type: ignore[misc]
             for other in self._tried
             if other.state == TrialState.PRUNED and _violates_constraint(other)
         ]
-        trials_with_values = _pair_with_values(self._tried, study.directions)
+        # A pruner that knows where trials would come to says so.
+        predict_ends = getattr(study.pruner, "predict_ends", None)
+        ends = predict_ends(self._tried) if predict_ends else {}
+        trials_with_values = _pair_with_values(self._tried, study.directions, ends)
         typical = _typical_constraints(
             [*self._refused, *(other for other, _ in trials_with_values)]
         )
@@ -159,13 +162,17 @@ def _violates_constraint(trial: FrozenTrial) -> bool:
 
 
 def _pair_with_values(
-    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[StudyDirection],
+    ends: Mapping[int, float] | None = None,
 ) -> list[tuple[FrozenTrial, list[float]]]:
     """Return the trials with their objective values.
 
-    A pruned or paused trial has the value that it would have come to, a failed one the worst of the
-    others. Of trials that continue each other the last one counts.
+    A pruned or paused trial has the value that it would have come to, that of `ends` by its number
+    where it is there; a failed one has the worst of the others. Of trials that continue each other
+    the last one counts.
     """
+    ends = ends or {}
     trials = without_continued(trials)
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     pruned = [
@@ -176,7 +183,17 @@ def _pair_with_values(
         and not _violates_constraint(trial)
     ]
     curves = [*map(make_curve, completed), *map(make_curve, pruned)]
-    extrapolated = [(trial, [extrapolate_end(make_curve(trial), curves)]) for trial in pruned]
+    extrapolated = [
+        (
+            trial,
+            [
+                ends[trial.number]
+                if trial.number in ends
+                else extrapolate_end(make_curve(trial), curves)
+            ],
+        )
+        for trial in pruned
+    ]
     if not completed:
         return extrapolated
     columns = zip(*(trial.values for trial in completed), strict=True)

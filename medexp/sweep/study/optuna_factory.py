@@ -8,6 +8,8 @@ from medexp.errors import ConfigError, first_line
 from medexp.sweep.search.options import SweepOptions
 from medexp.sweep.search.search_space import Choice, Dimension, IntRange, SearchSpace, Value
 
+# What trials report on their way, as it is called at their end.
+REPORTED = "result/loss_after"
 _OTHER_SAMPLER = "or take another sampler, as in hydra/sweeper/sampler=tpe"
 
 
@@ -107,16 +109,22 @@ def check_pruner(options: SweepOptions) -> None:
 
     Raises: ConfigError where they do not.
     """
-    if not options.pruner or not _is_class(options.pruner, "HalvingPruner"):
+    if not options.pruner:
+        return
+    predicts = _is_class(options.pruner, "FreezeThawPruner")
+    if not predicts and not _is_class(options.pruner, "HalvingPruner"):
         return
     problem = None
     if len(options.objectives) > 1:
         problem = f"hydra.sweeper.objective has {len(options.objectives)}"
+    elif predicts and options.objectives[0] != REPORTED:
+        problem = f"hydra.sweeper.objective is {options.objectives[0]} and not {REPORTED}"
     elif options.repeats > 1:
         problem = f"hydra.sweeper.repeats is {options.repeats}"
     if problem:
+        name = "freeze_thaw" if predicts else "halving"
         raise ConfigError(
-            f"hydra/sweeper/pruner=halving compares trials by the held-out losses of one run, of"
+            f"hydra/sweeper/pruner={name} compares trials by the held-out losses of one run, of"
             f" one objective, and {problem}; take hydra/sweeper/pruner=none"
         )
 

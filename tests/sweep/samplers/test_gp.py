@@ -213,3 +213,29 @@ def test_a_paused_trial_goes_where_the_gains_of_others_went(opened):
 )
 def test_the_sampler_of_a_preset(asked, preset, sampler):
     assert asked(f"sweep={preset}").sampler["_target_"].endswith(sampler)
+
+
+def test_with_a_pruner_that_predicts_ends_the_sampler_learns_from_these(opened):
+    """At length 640 losses fall by 1 from the first rung to the end, at 5120 by 3."""
+    study = opened(
+        GP,
+        "hydra/sweeper/pruner=freeze_thaw",
+        "hydra.sweeper.sampler.n_startup_trials=3",
+        space=LENGTH,
+    )
+    for tokens, end in ((640, 4.0), (5120, 2.0), (4800, None), (960, None)):
+        study.enqueue({"training.max_seq_tokens": tokens})
+        trial = study.ask()
+        trial.report(5.0, 4)
+        if end is None:
+            study.tell(trial, TrialOutcome(Ending.paused, "waits"), {})
+        else:
+            done(study, trial, end)
+    ends = study.optuna.pruner.predict_ends(study.trials())
+    assert ends[2] == pytest.approx(2.0, abs=0.5)
+    assert ends[3] == pytest.approx(4.0, abs=0.5)
+    learnt = _pair_with_values(study.trials(), study.optuna.directions, ends)
+    assert {trial.number: values for trial, values in learnt} == {
+        number: [end] for number, end in ends.items()
+    }
+    assert length(study.ask()) > 3000
