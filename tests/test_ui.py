@@ -116,10 +116,12 @@ def test_the_server_answers_and_ends_with_ctrl_c(swept: TinyRuns, tmp_path: Path
         servers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-    time.sleep(0.5)
-    assert not [
+    until = time.monotonic() + 30
+    while left := [
         each for each in servers if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
-    ]
+    ]:
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_same_command_goes_on(sweeps):
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert not Path(f"/proc/{trial}").exists()
     assert sweeps.endings()[0] == "stopped"  # and uses up no trial

@@ -355,7 +355,7 @@ def _sweep(
         return []
 
     stubs.launch = begun  # type: ignore[method-assign]
-    together.wait(60)
+    together.wait(300)
     stubs.run(*SHARED, f"hydra.sweeper.storage={url}").close()
 
 

@@ -133,12 +133,12 @@ def test_a_late_process_is_asked_then_stopped_with_what_it_started(tmp_path, mon
         f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid)); time.sleep(60)"
     )
     began = time.monotonic()
-    outcome = run(stubborn, tmp_path, timeout_s=1.5)
+    outcome = run(stubborn, tmp_path, timeout_s=4)
     assert outcome.ending is Ending.timeout
-    assert "still running after hydra.sweeper.trial_timeout=1.5 s" in outcome.why
-    assert time.monotonic() - began < 10
+    assert "still running after hydra.sweeper.trial_timeout=4 s" in outcome.why
+    assert time.monotonic() - began < 30
     child = int((tmp_path / "child").read_text())
-    assert ends(child, within_s=5)
+    assert ends(child, within_s=30)
 
 
 def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_path):
@@ -164,7 +164,7 @@ def test_the_first_ctrl_c_reaches_every_process_and_none_starts_after_it(tmp_pat
         time.sleep(0.05)
     both.interrupt()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert [outcome.ending for outcome in outcomes] == [Ending.stopped, Ending.stopped]
 
 
