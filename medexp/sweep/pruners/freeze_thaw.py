@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from medexp.sweep.pruners.halving import HalvingPruner
-from medexp.sweep.study.curve_process import CurveProcess, can_be_learnt_from
+from medexp.sweep.study.curve_process import CurveProcess, can_be_learnt_from, is_completed
 from medexp.sweep.study.history import CONTINUES, ending_of
 from medexp.sweep.study.trial_files import Ending
 
@@ -68,7 +68,7 @@ class FreezeThawPruner(HalvingPruner):
         process = CurveProcess(learnt)
         if is_last:
             ends = process.predict_ends()
-            ended = min(ends[trial.number] for trial in learnt if trial.state.name == "COMPLETE")
+            ended = min(ends[trial.number] for trial in learnt if is_completed(trial))
             better = [trial for trial in paused if ends.get(trial.number, math.inf) < ended]
             return min(better, key=lambda trial: ends[trial.number], default=None)
         expected = process.expect_improvements()
@@ -88,17 +88,13 @@ def _select_learnt(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def _has_ended(trials: Sequence[FrozenTrial]) -> bool:
-    return any(trial.state.name == "COMPLETE" for trial in trials)
+    return any(map(is_completed, trials))
 
 
 def _count_new(trials: Sequence[FrozenTrial], paused: Sequence[FrozenTrial]) -> int:
     """Return how many of `paused` have begun since a trial last went on or ended."""
     last = max(
-        (
-            trial.number
-            for trial in trials
-            if trial.state.name == "COMPLETE" or CONTINUES in trial.user_attrs
-        ),
+        (trial.number for trial in trials if is_completed(trial) or CONTINUES in trial.user_attrs),
         default=-1,
     )
     return sum(trial.number > last for trial in paused)

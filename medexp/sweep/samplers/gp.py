@@ -183,17 +183,13 @@ def _pair_with_values(
         and not _violates_constraint(trial)
     ]
     curves = [*map(make_curve, completed), *map(make_curve, pruned)]
-    extrapolated = [
-        (
-            trial,
-            [
-                ends[trial.number]
-                if trial.number in ends
-                else extrapolate_end(make_curve(trial), curves)
-            ],
-        )
-        for trial in pruned
-    ]
+
+    def find_end(trial: FrozenTrial) -> float:
+        if trial.number in ends:
+            return ends[trial.number]
+        return extrapolate_end(make_curve(trial), curves)
+
+    extrapolated = [(trial, [find_end(trial)]) for trial in pruned]
     if not completed:
         return extrapolated
     columns = zip(*(trial.values for trial in completed), strict=True)

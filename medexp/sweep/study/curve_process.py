@@ -75,7 +75,7 @@ class CurveProcess:
         """Return the value at the end of every trial by its number: a completed one's own."""
         means, _ = self._predict(self._points(self._trials))
         return {
-            trial.number: trial.values[0] if _is_completed(trial) else float(mean)
+            trial.number: trial.values[0] if is_completed(trial) else float(mean)
             for trial, mean in zip(self._trials, means, strict=True)
         }
 
@@ -86,7 +86,7 @@ class CurveProcess:
 
         Raises: ValueError where no trial has completed.
         """
-        best = min(trial.values[0] for trial in self._trials if _is_completed(trial))
+        best = min(trial.values[0] for trial in self._trials if is_completed(trial))
         points = self._points(self._trials)
         means, deviations = self._predict(points)
         expected = _expect_improvement(means, deviations, best)
@@ -96,7 +96,7 @@ class CurveProcess:
             {
                 trial.number: float(value)
                 for trial, value in zip(self._trials, expected, strict=True)
-                if not _is_completed(trial)
+                if not is_completed(trial)
             },
             float(_expect_improvement(*self._predict(drawn), best).max()),
         )
@@ -171,7 +171,7 @@ def _collect_curves(trials: Sequence[Any]) -> tuple[dict[int, dict[int, float]],
     steps = sorted({step for curve in curves.values() for step in curve})
     end = 2 * steps[-1] - (steps[-2] if len(steps) > 1 else 0)
     for trial in trials:
-        if _is_completed(trial):
+        if is_completed(trial):
             curves[trial.number][end] = trial.values[0]
     stops = {max(curve) for curve in curves.values()}
     return {
@@ -209,7 +209,8 @@ def _reports(trial: Any) -> dict[int, float]:
     }
 
 
-def _is_completed(trial: Any) -> bool:
+def is_completed(trial: Any) -> bool:
+    """Did `trial` come to a value at its end?"""
     return bool(trial.state.name == "COMPLETE")
 
 

@@ -7,9 +7,8 @@ from typing import Any
 from medexp.errors import ConfigError, first_line
 from medexp.sweep.search.options import SweepOptions
 from medexp.sweep.search.search_space import Choice, Dimension, IntRange, SearchSpace, Value
+from medexp.tracking.views import LOSS
 
-# What trials report on their way, as it is called at their end.
-REPORTED = "result/loss_after"
 _OTHER_SAMPLER = "or take another sampler, as in hydra/sweeper/sampler=tpe"
 
 
@@ -117,8 +116,8 @@ def check_pruner(options: SweepOptions) -> None:
     problem = None
     if len(options.objectives) > 1:
         problem = f"hydra.sweeper.objective has {len(options.objectives)}"
-    elif predicts and options.objectives[0] != REPORTED:
-        problem = f"hydra.sweeper.objective is {options.objectives[0]} and not {REPORTED}"
+    elif predicts and options.objectives[0] != LOSS:
+        problem = f"hydra.sweeper.objective is {options.objectives[0]} and not {LOSS}"
     elif options.repeats > 1:
         problem = f"hydra.sweeper.repeats is {options.repeats}"
     if problem:
